@@ -1,0 +1,110 @@
+"""Counter-based dropout: a mask is a function of (seed, step, site, token, feature), no more.
+
+No random state is threaded through the model and no mask is stored: the bits are a few integer
+operations on an index, so they fuse into the operation that uses them, and the backward pass
+computes them again. Because a token's index names the example and the position, never the place in
+a batch array, one run draws the same masks padded or packed, on one device or eight, in one large
+batch or accumulated from small ones.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+_GOLDEN = np.uint32(0x9E3779B9)  # 2^32 / golden ratio: spreads consecutive integers over all bits
+
+
+class Dropout(NamedTuple):
+    """What every dropout site of one forward pass shares.
+
+    key: [] uint32, from `dropout_key`.
+    token_index: [B, L] uint32, a number of its own for each token of the global batch.
+    """
+
+    key: jax.Array
+    token_index: jax.Array
+
+    def select(self, columns: jax.Array) -> Dropout:
+        """For the tokens in `columns` [B, S] of each row only."""
+        return Dropout(self.key, jnp.take_along_axis(self.token_index, columns, axis=1))
+
+
+def mix(x: jax.Array) -> jax.Array:
+    """A bijection of uint32 in which every input bit changes every output bit about half the time.
+
+    Reference: the two-round multiply-xorshift with the lowest bias in C. Wellons' hash-prospector
+    (its README, 2022).
+    """
+    x = x.astype(jnp.uint32)
+    x = (x ^ (x >> 16)) * jnp.uint32(0x21F0AAAD)
+    x = (x ^ (x >> 15)) * jnp.uint32(0xD35A2D97)
+    return x ^ (x >> 15)
+
+
+def dropout_key(seed: jax.Array | int, step: jax.Array | int) -> jax.Array:
+    """[] uint32: the key of training step `step` of the run with `seed`."""
+    return mix(
+        mix(jnp.asarray(seed, jnp.uint32) + _GOLDEN) ^ (jnp.asarray(step, jnp.uint32) * _GOLDEN)
+    )
+
+
+def dropout(x: jax.Array, rate: float, site: int, state: Dropout | None) -> jax.Array:
+    """Zeroes elements of `x` [B, L, D] with probability `rate`, scales the rest by 1 / (1 - rate).
+
+    Args:
+      rate: in [0, 1); static.
+      site: which dropout of the network this is; static.
+      state: None for none (evaluation).
+    """
+    if state is None or rate == 0:
+        return x
+    return _drop(x, _token_bits(site, state)[..., None], _feature_bits(x.shape[-1]), rate)
+
+
+def attention_dropout(x: jax.Array, rate: float, site: int, state: Dropout | None) -> jax.Array:
+    """`dropout` for attention probabilities [B, N, L (queries), L (keys)]."""
+    if state is None or rate == 0:
+        return x
+    heads = _feature_bits(x.shape[1])[:, None]
+    queries = mix(_token_bits(site, state)[:, None, :] ^ heads)[..., None]
+    keys = mix(state.token_index)[:, None, None, :]
+    return _drop(x, queries, keys, rate)
+
+
+def _token_bits(site: int, state: Dropout) -> jax.Array:
+    site_key = mix(state.key + jnp.uint32(site) * _GOLDEN)
+    return mix(site_key ^ mix(state.token_index))
+
+
+def _feature_bits(size: int) -> jax.Array:
+    return mix(jnp.arange(size, dtype=jnp.uint32) * _GOLDEN)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _drop(x: jax.Array, rows: jax.Array, columns: jax.Array, rate: float) -> jax.Array:
+    return _masked(x, rows, columns, rate)
+
+
+def _masked(x: jax.Array, rows: jax.Array, columns: jax.Array, rate: float) -> jax.Array:
+    keep = mix(rows ^ columns) < jnp.uint32(min(round((1 - rate) * 2**32), 2**32 - 1))
+    return jnp.where(keep, x * jnp.asarray(1 / (1 - rate), x.dtype), jnp.zeros((), x.dtype))
+
+
+def _drop_forward(x, rows, columns, rate):
+    return _masked(x, rows, columns, rate), (rows, columns)
+
+
+def _drop_backward(rate, residuals, g):
+    # Without the barrier the compiler sees the same expression in both passes, computes it once
+    # and stores it: a mask as large as the activations, read back from memory.
+    rows, columns = lax.optimization_barrier(residuals)
+    return _masked(g, rows, columns, rate), None, None
+
+
+_drop.defvjp(_drop_forward, _drop_backward)

@@ -1,0 +1,123 @@
+"""The primitives of BERT with its exact numerics: Linear, LayerNorm, Embedding, activations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import lax
+
+from jaxbert.models.config import Compute
+
+Array = jax.Array
+
+
+def gelu(x: Array) -> Array:
+    """x * Phi(x) by erf, as in Hugging Face's "gelu" (Google's original code: the tanh form)."""
+    return jax.nn.gelu(x, approximate=False)
+
+
+ACTIVATION_FUNCTIONS: dict[str, Callable[[Array], Array]] = {
+    "gelu": gelu,
+    "gelu_new": jax.nn.gelu,
+    "gelu_pytorch_tanh": jax.nn.gelu,
+    "relu": jax.nn.relu,
+    "silu": jax.nn.silu,
+    "swish": jax.nn.silu,
+    "tanh": jnp.tanh,
+}
+
+
+def product(spec: str, a: Array, b: Array, compute: Compute) -> Array:
+    """einsum(spec, a, b): operands in `compute.dtype`, accumulated in float32, both passes.
+
+    Returns `compute.activation_dtype`. Every index must stand in two of the three places, as it
+    does in any product without a plain sum, so that the gradients are products of the same kind.
+    """
+    if compute.operand_dtype == jnp.float32:
+        # float32 means float32: accelerators would otherwise round the operands.
+        return jnp.einsum(spec, a, b, precision=lax.Precision.HIGHEST)
+    out = _product(spec, compute.operand_dtype.name, a, b)
+    return out.astype(compute.activation_dtype)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _product(spec: str, dtype: str, a: Array, b: Array) -> Array:
+    return jnp.einsum(spec, a.astype(dtype), b.astype(dtype), preferred_element_type=jnp.float32)
+
+
+def _product_forward(spec, dtype, a, b):
+    low_a, low_b = a.astype(dtype), b.astype(dtype)
+    # The empty arrays carry the dtypes the gradients must have.
+    like = jnp.zeros((0,), a.dtype), jnp.zeros((0,), b.dtype)
+    return _product(spec, dtype, low_a, low_b), (low_a, low_b, *like)
+
+
+def _product_backward(spec, dtype, residuals, g):
+    # Written out because JAX's own transpose would multiply float32 by bfloat16 and round the
+    # result to bfloat16, which is slow on CPUs and loses the accumulated bits everywhere.
+    a, b, like_a, like_b = residuals
+    (in_a, in_b), out = spec.split("->")[0].split(","), spec.split("->")[1]
+    grad_a = _product(f"{out},{in_b}->{in_a}", dtype, g, b)
+    grad_b = _product(f"{in_a},{out}->{in_b}", dtype, a, g)
+    return grad_a.astype(like_a.dtype), grad_b.astype(like_b.dtype)
+
+
+_product.defvjp(_product_forward, _product_backward)
+
+
+def _normal(rngs: nnx.Rngs, shape: tuple[int, ...], scale: float, compute: Compute) -> nnx.Param:
+    # Drawn in float32 whatever the dtype, so that a seed names one initialisation.
+    draw = scale * jax.random.normal(rngs.params(), shape, jnp.float32)
+    return nnx.Param(draw.astype(compute.param_dtype))
+
+
+def _constant(value: float, shape: tuple[int, ...], compute: Compute) -> nnx.Param:
+    return nnx.Param(jnp.full(shape, value, jnp.dtype(compute.param_dtype)))
+
+
+class Linear(nnx.Module):
+    """x [..., in] -> x @ kernel + bias [..., out]."""
+
+    def __init__(
+        self, inputs: int, outputs: int, *, scale: float, compute: Compute, rngs: nnx.Rngs
+    ):
+        self.kernel = _normal(rngs, (inputs, outputs), scale, compute)
+        self.bias = _constant(0, (outputs,), compute)
+        self.compute = compute
+
+    def __call__(self, x: Array) -> Array:
+        rows = x.reshape(-1, x.shape[-1])
+        y = product("id,df->if", rows, self.kernel[...], self.compute)
+        return (y + self.bias[...].astype(y.dtype)).reshape(*x.shape[:-1], -1)
+
+
+class LayerNorm(nnx.Module):
+    """Normalises x [..., D] over D, with the variance as E[(x - mean)^2], in float32."""
+
+    def __init__(self, width: int, *, epsilon: float, compute: Compute):
+        self.scale = _constant(1, (width,), compute)
+        self.bias = _constant(0, (width,), compute)
+        self.epsilon = epsilon
+        self.compute = compute
+
+    def __call__(self, x: Array) -> Array:
+        x = x.astype(jnp.float32)
+        centred = x - x.mean(axis=-1, keepdims=True)
+        variance = jnp.square(centred).mean(axis=-1, keepdims=True)
+        y = centred * lax.rsqrt(variance + self.epsilon) * self.scale[...] + self.bias[...]
+        return y.astype(self.compute.activation_dtype)
+
+
+class Embedding(nnx.Module):
+    """Rows of a table [size, D] by their index."""
+
+    def __init__(self, size: int, width: int, *, scale: float, compute: Compute, rngs: nnx.Rngs):
+        self.embedding = _normal(rngs, (size, width), scale, compute)
+
+    def __call__(self, index: Array) -> Array:
+        # Out of range indices would be clamped and train silently on the wrong row: make them NaN.
+        return jnp.take(self.embedding[...], index, axis=0, mode="fill", fill_value=jnp.nan)

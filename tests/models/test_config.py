@@ -1,0 +1,115 @@
+"""BertConfig and Compute: what they read, what they refuse, and the published sizes."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from jaxbert.models import PRESETS, BertConfig, BertModel, Compute
+
+
+def count_parameters(config: BertConfig) -> int:
+    shapes = nnx.eval_shape(lambda: nnx.state(BertModel(config, rngs=nnx.Rngs(0))))
+    return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(shapes))
+
+
+@pytest.mark.parametrize(
+    ("preset", "published"),
+    [
+        ("bert-base-uncased", 109_482_240),
+        ("bert-base-cased", 108_310_272),
+        ("bert-large-uncased", 335_141_888),
+        ("bert-large-cased", 333_579_264),
+        ("bert-base-multilingual-cased", 177_853_440),
+        ("bert-base-multilingual-uncased", 167_356_416),
+        ("bert-tiny", 4_385_920),
+        ("bert-mini", 11_170_560),
+        ("bert-small", 28_763_648),
+        ("bert-medium", 41_373_184),
+        ("minilm-l6-h384", 22_713_216),
+    ],
+)
+def test_preset_has_its_published_parameter_count(preset, published):
+    assert count_parameters(BertConfig.preset(preset)) == published
+
+
+def test_every_preset_is_counted():
+    names = {
+        mark.args[1][i][0]
+        for mark in test_preset_has_its_published_parameter_count.pytestmark
+        for i in range(len(mark.args[1]))
+    }
+    assert names == set(PRESETS)
+
+
+def test_unknown_preset_lists_the_known_ones():
+    with pytest.raises(
+        ValueError, match=r"'bert-huge' is unknown; choose one of bert-base-uncased"
+    ):
+        BertConfig.preset("bert-huge")
+
+
+def test_hf_round_trip():
+    config = BertConfig(
+        hidden_size=12,
+        num_attention_heads=3,
+        num_labels=3,
+        id2label=("low", "mid", "high"),
+        classifier_dropout=0.3,
+        problem_type="single_label_classification",
+    )
+    assert BertConfig.from_hf(config.to_hf()) == config
+
+
+def test_generic_label_names_are_no_names():
+    config = BertConfig.from_hf({"id2label": {"0": "LABEL_0", "1": "LABEL_1", "2": "LABEL_2"}})
+    assert (config.num_labels, config.id2label) == (3, None)
+
+
+def test_keys_that_change_nothing_are_ignored():
+    hf = {"model_type": "bert", "transformers_version": "9", "use_cache": True, "dtype": "float32"}
+    assert BertConfig.from_hf(hf) == BertConfig()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("position_embedding_type", "relative_key_query"),
+        ("is_decoder", True),
+        ("add_cross_attention", True),
+        ("model_type", "gpt2"),
+        ("pruned_heads", {"0": [1]}),
+        ("quantization_config", {"bits": 8}),
+        ("embedding_size", 128),
+    ],
+)
+def test_what_would_be_computed_wrongly_is_refused_by_name(key, value):
+    with pytest.raises(ValueError, match=key):
+        BertConfig.from_hf({key: value})
+
+
+def test_all_refusals_come_at_once():
+    with pytest.raises(ValueError, match=r"model_type='t5'.*is_decoder=True"):
+        BertConfig.from_hf({"is_decoder": True, "model_type": "t5"})
+
+
+def test_all_bad_fields_are_named_at_once():
+    with pytest.raises(ValueError, match=r"vocab_size.*hidden_dropout_prob.*hidden_act"):
+        BertConfig(vocab_size=0, hidden_dropout_prob=1.0, hidden_act="softsign")
+    with pytest.raises(ValueError, match="hidden_size=10 must be a multiple of"):
+        BertConfig(hidden_size=10, num_attention_heads=3)
+    with pytest.raises(ValueError, match="id2label has 1 names"):
+        BertConfig(num_labels=2, id2label=("only",))
+
+
+def test_compute_names_unknown_dtypes():
+    with pytest.raises(ValueError, match="dtype='int8', param_dtype='float64'"):
+        Compute(dtype="int8", param_dtype="float64")
+
+
+def test_frozen_and_hashable():
+    assert hash(BertConfig()) == hash(BertConfig())
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        BertConfig().vocab_size = 3

@@ -1,0 +1,112 @@
+"""The dropout mask: rate, independence, and that it depends on nothing but what it names."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxbert.models.dropout import Dropout, attention_dropout, dropout, dropout_key, mix
+
+RATE = 0.1
+
+
+def state(rows=64, length=128, seed=0, step=0, first=0):
+    index = first + jnp.arange(rows * length, dtype=jnp.uint32).reshape(rows, length)
+    return Dropout(dropout_key(seed, step), index)
+
+
+def kept(site=1, width=96, rate=RATE, **kwargs):
+    s = state(**kwargs)
+    return np.asarray(dropout(jnp.ones((*s.token_index.shape, width)), rate, site, s)) != 0
+
+
+def correlation(a, b):
+    """Standard deviations from independence of two masks of the same shape."""
+    a, b = a.ravel() - a.mean(), b.ravel() - b.mean()
+    return float((a * b).mean() / (a.std() * b.std()) * np.sqrt(a.size))
+
+
+@pytest.mark.parametrize("rate", [0.05, 0.1, 0.5, 0.9])
+def test_rate_and_scale(rate):
+    s = state()
+    out = np.asarray(dropout(jnp.ones((64, 128, 96)), rate, 1, s))
+    deviations = ((out == 0).mean() - rate) / np.sqrt(rate * (1 - rate) / out.size)
+    assert abs(deviations) < 4
+    np.testing.assert_allclose(out[out != 0], 1 / (1 - rate), rtol=1e-6)
+
+
+def test_attention_rate():
+    s = state(rows=8)
+    out = np.asarray(attention_dropout(jnp.ones((8, 12, 128, 128)), RATE, 1, s))
+    assert abs(((out == 0).mean() - RATE) / np.sqrt(RATE * (1 - RATE) / out.size)) < 4
+
+
+def test_masks_of_sites_steps_and_seeds_are_independent():
+    base = kept()
+    for other in (kept(site=2), kept(site=3), kept(step=1), kept(step=2), kept(seed=1)):
+        assert abs(correlation(base, other)) < 4
+
+
+def test_neighbours_are_independent():
+    mask = kept()
+    for axis in range(3):
+        for lag in (1, 2, 4, 8, 16, 32):
+            head = np.take(mask, range(mask.shape[axis] - lag), axis)
+            tail = np.take(mask, range(lag, mask.shape[axis]), axis)
+            assert abs(correlation(head, tail)) < 4.5, (axis, lag)
+
+
+def test_attention_neighbours_and_heads_are_independent():
+    s = state(rows=8)
+    mask = np.asarray(attention_dropout(jnp.ones((8, 12, 128, 128)), RATE, 1, s)) != 0
+    for axis in range(4):
+        for lag in (1, 2, 4):
+            head = np.take(mask, range(mask.shape[axis] - lag), axis)
+            tail = np.take(mask, range(lag, mask.shape[axis]), axis)
+            assert abs(correlation(head, tail)) < 4.5, (axis, lag)
+    above = np.triu_indices(128, 1)
+    transposed = mask.swapaxes(2, 3)
+    assert abs(correlation(mask[..., *above], transposed[..., *above])) < 4.5
+
+
+def test_each_row_and_column_has_the_rate():
+    """No token and no feature is dropped more often than chance allows."""
+    mask = ~kept(rows=128)
+    for axes in ((0, 1), (0, 2), (1, 2)):
+        rates = mask.mean(axes)
+        samples = mask.size / rates.size
+        z = (rates - RATE) / np.sqrt(RATE * (1 - RATE) / samples)
+        assert np.abs(z).max() < 5
+        assert 0.6 < z.var() < 1.4 or rates.size < 200
+
+
+def test_depends_on_the_token_not_on_its_place():
+    s = state(rows=4, length=8)
+    order = np.array([2, 0, 3, 1])
+    x = jnp.ones((4, 8, 16))
+    moved = Dropout(s.key, s.token_index[order])
+    np.testing.assert_array_equal(dropout(x, RATE, 1, s)[order], dropout(x, RATE, 1, moved))
+
+
+def test_the_backward_pass_uses_the_same_mask():
+    s = state(rows=2, length=8)
+    x = jax.random.normal(jax.random.key(0), (2, 8, 16))
+    out, grad = jax.value_and_grad(lambda x: dropout(x, RATE, 1, s).sum())(x)
+    np.testing.assert_allclose(grad, dropout(jnp.ones_like(x), RATE, 1, s))
+    np.testing.assert_allclose(out, (grad * x).sum(), rtol=1e-5)
+
+
+def test_none_and_zero_are_the_identity():
+    x = jnp.ones((2, 3, 4))
+    assert dropout(x, RATE, 1, None) is x
+    assert dropout(x, 0.0, 1, state(2, 3)) is x
+
+
+def test_mix_is_a_bijection_with_good_avalanche():
+    x = np.random.default_rng(0).integers(0, 2**32, 20_000, dtype=np.uint32)
+    assert len(np.unique(mix(jnp.arange(1 << 16)))) == 1 << 16
+    base = np.asarray(mix(jnp.asarray(x)))
+    for bit in range(32):
+        flipped = base ^ np.asarray(mix(jnp.asarray(x ^ np.uint32(1 << bit))))
+        changed = ((flipped[:, None] >> np.arange(32)) & 1).mean(0)
+        assert np.abs(changed - 0.5).max() < 0.03, bit
