@@ -1,0 +1,251 @@
+"""Files, hub ids and Python objects as named columns; knows formats, not what a column means.
+
+A table is a mapping from column name to values. Whatever cannot be read without guessing is an
+error of one line that names the place, what was found there and what to do.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+import json
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+Columns = Mapping[str, Any]
+
+
+def read_table(source: Any, split: str | None = None) -> tuple[Columns, str]:
+    """The columns of `source`, and what to call it in a message.
+
+    Args:
+      source: path of a .csv, .tsv, .jsonl, .json or .parquet file; a hub id ("owner/name", or
+        "owner/name:config"), of which no code is run; dicts; a dict of columns; a
+        `datasets.Dataset`.
+      split: which split of a hub data set; not for files.
+
+    Raises:
+      ValueError: content that cannot be read; FileNotFoundError: no such file; ConnectionError: the
+        hub did not answer.
+    """
+    if isinstance(source, Path) or (isinstance(source, str) and _is_file(source)):
+        if split is not None:
+            raise ValueError(f"split={split!r} is for hub data sets; {source} is a file: leave out")
+        return _read_file(Path(source).expanduser()), str(source)
+    if isinstance(source, str):
+        return _read_hub(source, split)
+    if hasattr(source, "features"):
+        return _dataset_columns(source), "data set"
+    if isinstance(source, Mapping):
+        return source, "dict of columns"
+    if isinstance(source, Iterable):
+        return _records_to_columns(enumerate(source, 1), "records, item"), "records"
+    raise ValueError(
+        f"source: got {type(source).__name__}, want a path, a hub id, dicts, a dict of columns or "
+        "a datasets.Dataset"
+    )
+
+
+def some(items: Iterable[str], limit: int = 5) -> str:
+    """The first few items, and how many more there are."""
+    items = list(items)
+    more = f" and {len(items) - limit} more" if len(items) > limit else ""
+    return ", ".join(items[:limit]) + more
+
+
+def _is_file(source: str) -> bool:
+    path = Path(source)
+    looks_like_path = path.is_absolute() or source.startswith((".", "~"))
+    return path.exists() or looks_like_path or path.suffix.lower() in _READERS
+
+
+def _read_file(path: Path) -> Columns:
+    known = ", ".join(_READERS)
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file; want a {known} file or a hub id")
+    if path.is_dir():
+        raise ValueError(f"{path} is a directory; give one of the files in it ({known})")
+    reader = _READERS.get(path.suffix.lower())
+    if reader is None:
+        raise ValueError(f"{path}: unknown extension {path.suffix!r}; want one of {known}")
+    if path.stat().st_size == 0:
+        raise ValueError(f"{path} is empty: there must be at least one example")
+    return reader(path)
+
+
+def _read_hub(source: str, split: str | None) -> tuple[Columns, str]:
+    import datasets
+
+    name, _, config = source.partition(":")
+    try:
+        data = datasets.load_dataset(name, config or None, split=split)
+    except Exception as error:  # the library raises a dozen kinds; each becomes one line of ours
+        kind = ConnectionError if isinstance(error, ConnectionError) else ValueError
+        raise kind(
+            f"{source}: no such file, and as a hub data set it cannot be loaded: "
+            f"{_first_line(error)}; check the name, the split and the network"
+        ) from error
+    if isinstance(data, Mapping):
+        if len(data) > 1:
+            raise ValueError(f"{source} has the splits {', '.join(data)}: name one with split")
+        ((split, data),) = data.items()
+    return _dataset_columns(data), f"{source}[{split}]"
+
+
+def _dataset_columns(data: Any) -> Columns:
+    """Columns of a `datasets.Dataset`; class numbers become class names, -1 (unlabelled) None."""
+    columns = {column: data[column] for column in data.column_names}
+    for column, feature in data.features.items():
+        classes = getattr(feature, "names", None)
+        if classes is not None:
+            values = columns[column]
+            columns[column] = [None if v is None or v < 0 else classes[v] for v in values]
+    return columns
+
+
+def _decode(path: Path) -> str:
+    data = path.read_bytes()
+    start = len(codecs.BOM_UTF8) if data.startswith(codecs.BOM_UTF8) else 0
+    try:
+        return data[start:].decode("utf-8")
+    except UnicodeDecodeError as error:
+        at = start + error.start
+        line = data.count(b"\n", 0, at) + 1
+        encoding = "UTF-16" if b"\0" in data[:4] else "WINDOWS-1252"
+        raise ValueError(
+            f"{path} is not UTF-8: byte 0x{data[at]:02x} at offset {at} (line {line}); convert it, "
+            f"for example with: iconv -f {encoding} -t UTF-8"
+        ) from None
+
+
+def _read_csv(path: Path, delimiter: str = ",") -> Columns:
+    previous = csv.field_size_limit(2**31 - 1)  # the default refuses a text of 128 KiB
+    reader = csv.reader(io.StringIO(_decode(path), newline=""), delimiter=delimiter, strict=True)
+    try:
+        lines = [(reader.line_num, row) for row in reader]
+    except csv.Error as error:
+        raise ValueError(
+            f"{path}, line {reader.line_num}: {error}; a field that holds quotes must stand in "
+            "quotes, with each quote inside doubled"
+        ) from None
+    finally:
+        csv.field_size_limit(previous)
+    return _rows_to_columns(lines, path)
+
+
+def _read_tsv(path: Path) -> Columns:
+    """Tab-separated text, where quotes are ordinary characters unless a CSV writer put them there.
+
+    Most TSV files never quote, and a lone quote in them must not swallow the next lines; others
+    come from CSV writers, which wrap fields that hold quotes, tabs or line ends. Fields are split
+    at every tab; one wrapped in quotes with its inner quotes doubled is unwrapped. If that leaves
+    lines without the header's number of fields, the file is read by the rules of CSV.
+    """
+    # Not splitlines(): that also splits at U+2028 and form feeds, which are part of a text.
+    lines = [line.removesuffix("\r") for line in _decode(path).split("\n")]
+    rows = [(number, line.split("\t")) for number, line in enumerate(lines, 1) if line]
+    header = rows[0][1] if rows else []
+    if any(len(row) != len(header) for _, row in rows):
+        try:
+            return _read_csv(path, "\t")
+        except ValueError:
+            return _rows_to_columns(rows, path)
+    always = bool(header) and all(_unquote(field, True) != field for field in header)
+    return _rows_to_columns([(n, [_unquote(f, always) for f in row]) for n, row in rows], path)
+
+
+def _unquote(field: str, always: bool) -> str:
+    """`field` without CSV quoting: where it must be that or, with `always`, where it can be."""
+    inner = field[1:-1]
+    if len(field) < 2 or field[0] + field[-1] != '""' or '"' in inner.replace('""', ""):
+        return field
+    return inner.replace('""', '"') if always or not inner or '"' in inner else field
+
+
+def _rows_to_columns(lines: Iterable[tuple[int, list[str]]], path: Path) -> Columns:
+    rows = [(number, row) for number, row in lines if row]
+    if len(rows) < 2:
+        raise ValueError(f"{path} holds no examples: want a header line and at least one more")
+    header = [field.strip() for field in rows[0][1]]
+    twice = sorted({name for name in header if header.count(name) > 1})
+    if twice:
+        raise ValueError(f"{path}: the header has {', '.join(map(repr, twice))} twice: rename one")
+    for line, row in rows:
+        if len(row) != len(header):
+            raise ValueError(
+                f"{path}, line {line}: {len(row)} fields where the header has {len(header)}; check "
+                "its quotes and separators"
+            )
+    return dict(zip(header, zip(*(row for _, row in rows[1:]), strict=True), strict=True))
+
+
+def _read_json_lines(path: Path) -> Columns:
+    lines = enumerate(_decode(path).split("\n"), 1)
+    records = ((n, _parse_json(line, path, n)) for n, line in lines if line.strip())
+    return _records_to_columns(records, f"{path}, line")
+
+
+def _parse_json(line: str, path: Path, number: int) -> Any:
+    try:
+        return json.loads(line)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(
+            f"{path}, line {number} is not JSON: {_first_line(error)}; want one object a line"
+        ) from None
+
+
+def _read_json(path: Path) -> Columns:
+    """An array of objects, an object of arrays, or JSON lines under another name."""
+    text = _decode(path)
+    try:
+        value = json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        if text.lstrip().startswith("["):
+            raise ValueError(f"{path} is not JSON: {_first_line(error)}; mend it there") from None
+        return _read_json_lines(path)
+    if isinstance(value, dict) and value and all(isinstance(v, list) for v in value.values()):
+        return value
+    records = value if isinstance(value, list) else [value]
+    return _records_to_columns(enumerate(records, 1), f"{path}, item")
+
+
+def _records_to_columns(records: Iterable[tuple[int, Any]], where: str) -> Columns:
+    rows = []
+    for number, record in records:
+        if not isinstance(record, Mapping):
+            raise ValueError(
+                f"{where} {number}: got {type(record).__name__}, want an object with a key for "
+                "each column"
+            )
+        rows.append(record)
+    if not rows:
+        raise ValueError(f"{where.rpartition(', ')[0]}: no examples, there must be at least one")
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: [row.get(name) for row in rows] for name in names}
+
+
+def _read_parquet(path: Path) -> Columns:
+    import pyarrow.parquet
+
+    try:
+        table = pyarrow.parquet.read_table(path)
+    except (ValueError, OSError) as error:
+        raise ValueError(
+            f"{path} is no readable parquet file: {_first_line(error)}; write it again"
+        ) from None
+    return {name: table.column(name) for name in table.column_names}
+
+
+_READERS: dict[str, Callable[[Path], Columns]] = {
+    ".csv": _read_csv,
+    ".tsv": _read_tsv,
+    ".jsonl": _read_json_lines,
+    ".json": _read_json,
+    ".parquet": _read_parquet,
+}
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

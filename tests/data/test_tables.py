@@ -1,0 +1,192 @@
+"""Tables: every format gives the same columns, every fault one line that says what to do."""
+
+import csv
+import io
+import json
+
+import datasets
+import pytest
+
+from jaxbert.data.tables import read_table
+
+ROWS = [
+    {"text": 'He said "no".', "label": "neg"},
+    {"text": "comma, tab-free, naïve \u2028 separator", "label": "pos"},
+    {"text": "", "label": "neg"},
+]
+COLUMNS = {"text": [r["text"] for r in ROWS], "label": [r["label"] for r in ROWS]}
+
+
+def _plain(columns):
+    return {
+        name: c.to_pylist() if hasattr(c, "to_pylist") else list(c) for name, c in columns.items()
+    }
+
+
+def _write(path, content, encoding="utf-8"):
+    path.write_bytes(content if isinstance(content, bytes) else content.encode(encoding))
+    return path
+
+
+def _csv_text(delimiter):
+    out = io.StringIO()
+    writer = csv.writer(out, delimiter=delimiter)
+    writer.writerows([("text", "label"), *((r["text"], r["label"]) for r in ROWS)])
+    return out.getvalue()
+
+
+def _as_parquet(path):
+    datasets.Dataset.from_list(ROWS).to_parquet(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.csv", _csv_text(",")),
+        ("a.CSV", "\ufeff" + _csv_text(",")),
+        ("a.tsv", _csv_text("\t")),
+        ("b.tsv", "text\tlabel\n" + "\n".join(f"{r['text']}\t{r['label']}" for r in ROWS)),
+        ("a.jsonl", "\n".join(json.dumps(r) for r in ROWS) + "\n\n"),
+        ("b.jsonl", "\r\n".join(json.dumps(r, ensure_ascii=False) for r in ROWS)),
+        ("a.json", json.dumps(ROWS, indent=2)),
+        ("b.json", json.dumps(COLUMNS)),
+        ("c.json", "\n".join(json.dumps(r) for r in ROWS)),
+        ("a.parquet", None),
+    ],
+)
+def test_every_format_gives_the_same_columns(tmp_path, name, content):
+    path = tmp_path / name
+    if content is None:
+        _as_parquet(path)
+    else:
+        _write(path, content)
+    columns, source = read_table(str(path))
+    assert _plain(columns) == COLUMNS
+    assert source == str(path)
+
+
+def test_memory():
+    assert _plain(read_table(ROWS)[0]) == COLUMNS
+    assert _plain(read_table(COLUMNS)[0]) == COLUMNS
+    assert _plain(read_table(iter(ROWS))[0]) == COLUMNS
+    assert _plain(read_table(datasets.Dataset.from_list(ROWS))[0]) == COLUMNS
+    assert read_table([{"a": 1}, {"b": 2}])[0] == {"a": [1, None], "b": [None, 2]}
+
+
+def test_class_numbers_of_a_dataset_become_their_names():
+    features = datasets.Features({"label": datasets.ClassLabel(names=["neg", "pos"])})
+    data = datasets.Dataset.from_dict({"label": [1, 0, -1, None]}, features=features)
+    assert read_table(data)[0] == {"label": ["pos", "neg", None, None]}
+
+
+@pytest.mark.parametrize(
+    ("content", "texts"),
+    [
+        # GLUE and the like never quote: a lone quote must not swallow the next line.
+        ('text\tlabel\n"Oh" no\t1\n5" disk\t0\n"open\t1\n', ['"Oh" no', '5" disk', '"open']),
+        ('text\tlabel\n"good"\t1\n', ['"good"']),
+        # CSV writers double inner quotes, quote everything, or wrap tabs and line ends.
+        ('text\tlabel\n"say ""hi"""\t1\n', ['say "hi"']),
+        ('"text"\t"label"\n"good"\t"1"\n', ["good"]),
+        ('text\tlabel\n"two\nlines, a\ttab"\t1\n', ["two\nlines, a\ttab"]),
+        ('text\tlabel\n""\t1\n', [""]),
+    ],
+)  # fmt: skip
+def test_quotes_in_tsv(tmp_path, content, texts):
+    columns, _ = read_table(_write(tmp_path / "a.tsv", content))
+    assert list(columns["text"]) == texts
+    assert set(columns["label"]) <= {"0", "1"}
+
+
+def test_a_very_long_field(tmp_path):
+    columns, _ = read_table(_write(tmp_path / "a.csv", "text\n" + "x" * 300_000 + "\n"))
+    assert len(columns["text"][0]) == 300_000
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.csv", "", r"a\.csv is empty: there must be at least one example"),
+        ("a.csv", "text,label\n", r"a\.csv holds no examples: want a header line and at least one"),
+        ("a.tsv", "\n\n", r"a\.tsv holds no examples"),
+        ("a.jsonl", "\n \n", r"a\.jsonl: no examples, there must be at least one"),
+        ("a.json", "[]", r"a\.json: no examples, there must be at least one"),
+        ("a.csv", "text,label\na,0\nb\n", r"a\.csv, line 3: 1 fields where the header has 2"),
+        ("a.tsv", "text\tlabel\na\t0\nb\t1\t2\n", r"a\.tsv, line 3: 3 fields where .* check"),
+        ("a.csv", 'text\n"open\n', r"a\.csv, line 2: unexpected end of data; .* doubled"),
+        ("a.csv", "text,text\na,b\n", r"a\.csv: the header has 'text' twice: rename one"),
+        ("a.jsonl", '{"text": "a"}\n{"text": \n', r"a\.jsonl, line 2 is not JSON: .* one object"),
+        ("a.jsonl", '{"text": "a"}\n["b"]\n', r"a\.jsonl, line 2: got list, want an object"),
+        ("a.jsonl", "[" * 100_000, r"a\.jsonl, line 1 is not JSON"),
+        ("a.json", '[{"text": "a"},]', r"a\.json is not JSON: .*; mend it there"),
+        ("a.json", '["b"]', r"a\.json, item 1: got str, want an object"),
+        ("a.parquet", "PAR1 no", r"a\.parquet is no readable parquet file: .*; write it again"),
+        ("a.xlsx", "x", r"a\.xlsx: unknown extension '\.xlsx'; want one of \.csv, \.tsv, \.jsonl"),
+        ("a.csv", b"text\nok\ncaf\xe9\n", r"not UTF-8: byte 0xe9 at offset 11 \(line 3\); .*1252"),
+        ("a.csv", b"\xef\xbb\xbftext\n\xe9\n", r"byte 0xe9 at offset 8 \(line 2\)"),
+        ("a.jsonl", "text".encode("utf-16"), r"byte 0xff at offset 0 .*iconv -f UTF-16"),
+    ],
+)  # fmt: skip
+def test_faulty_files(tmp_path, name, content, message):
+    path = _write(tmp_path / name, content)
+    with pytest.raises(ValueError, match=message) as caught:
+        read_table(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_no_such_file_and_directories(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"reviews\.csv: no such file; want .* hub id"):
+        read_table("reviews.csv")
+    with pytest.raises(FileNotFoundError, match=r"reviews: no such file"):
+        read_table("./reviews")
+    with pytest.raises(ValueError, match=r"is a directory; give one of the files in it"):
+        read_table(tmp_path)
+    with pytest.raises(ValueError, match=r"split='test' is for hub data sets; .*a\.csv is a file"):
+        read_table(_write(tmp_path / "a.csv", "text\na\n"), split="test")
+    with pytest.raises(ValueError, match=r"source: got int, want a path, a hub id"):
+        read_table(3)
+    with pytest.raises(ValueError, match=r"records, item 1: got str, want an object"):
+        read_table(["a text"])
+    with pytest.raises(ValueError, match=r"records: no examples"):
+        read_table([])
+
+
+def test_hub(monkeypatch):
+    asked = []
+    train = datasets.Dataset.from_list(ROWS)
+
+    def load_dataset(name, config, split):
+        asked.append((name, config, split))
+        splits = datasets.DatasetDict({"train": train, "test": train})
+        return splits[split] if split else splits
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    columns, source = read_table("owner/name:config", split="train")
+    assert _plain(columns) == COLUMNS
+    assert source == "owner/name:config[train]"
+    with pytest.raises(ValueError, match=r"owner/name has the splits train, test: name one with"):
+        read_table("owner/name")
+    assert asked == [("owner/name", "config", "train"), ("owner/name", None, None)]
+
+
+def test_hub_with_one_split_needs_no_name(monkeypatch):
+    splits = datasets.DatasetDict({"all": datasets.Dataset.from_list(ROWS)})
+    monkeypatch.setattr(datasets, "load_dataset", lambda name, config, split: splits)
+    columns, source = read_table("owner/name")
+    assert _plain(columns) == COLUMNS
+    assert source == "owner/name[all]"
+
+
+@pytest.mark.parametrize(
+    ("raised", "kind"),
+    [(ConnectionError("Couldn't reach it\nat all"), ConnectionError), (KeyError("x"), ValueError)],
+)
+def test_hub_errors_are_one_line(monkeypatch, raised, kind):
+    def load_dataset(*args, **kwargs):
+        raise raised
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    message = "trian: no such file, and as a hub data set it cannot be loaded: .*; check the name"
+    with pytest.raises(kind, match=message) as caught:
+        read_table("trian")
+    assert "\n" not in str(caught.value)
