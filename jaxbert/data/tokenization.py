@@ -1,0 +1,214 @@
+"""Text to token ids, once: alone knows tokenizer files, truncation and the cache of ids."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jaxbert.data.sources import Examples
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "tokenizer.model")
+_CACHE_VERSION = 1
+_CHUNK = 8192  # texts encoded at a time: bounds memory, keeps the tokenizer's threads busy
+
+
+@dataclass(frozen=True)
+class Tokenized:
+    """N examples as token ids, one after the other (T tokens in all), special tokens included.
+
+    input_ids, token_type_ids: [T] int32.
+    offsets: [N + 1] int64; example i is input_ids[offsets[i]:offsets[i + 1]].
+    labels: [N] int32, or float32 for regression; None without.
+    token_labels: [T] int32, -100 where ignored; None but for token tasks.
+    truncated: how many examples `max_length` cut.
+    """
+
+    input_ids: np.ndarray
+    token_type_ids: np.ndarray
+    offsets: np.ndarray
+    labels: np.ndarray | None = None
+    token_labels: np.ndarray | None = None
+    truncated: int = 0
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        """[N] int64: tokens of each example."""
+        return np.diff(self.offsets)
+
+
+def load_tokenizer(source: str | Path, revision: str | None = None) -> PreTrainedTokenizerBase:
+    """The fast tokenizer of a model directory or hub id; runs no code that comes with it.
+
+    Padding and truncation stored in its files are switched off: what is cut is decided by the
+    caller. A directory with `vocab.txt` alone gets a WordPiece tokenizer, which folds case unless
+    the vocabulary has capital letters (the file does not say, and Hugging Face always folds).
+
+    Raises:
+      FileNotFoundError: no such directory, or one without tokenizer files; ValueError: files that
+        make no fast tokenizer.
+    """
+    path = Path(source).expanduser()
+    if path.is_dir() and not any((path / name).exists() for name in _TOKENIZER_FILES):
+        raise FileNotFoundError(
+            f"{source} has no tokenizer files (one of {', '.join(_TOKENIZER_FILES)}): copy them "
+            "there from the checkpoint the model comes from"
+        )
+    if not path.is_dir() and (path.is_absolute() or str(source).startswith((".", "~"))):
+        raise FileNotFoundError(f"{source}: no such directory to load a tokenizer from")
+    try:
+        tokenizer = _from_pretrained(path, str(source), revision)
+    except Exception as error:  # malformed files raise whatever their parser raises
+        kind = OSError if isinstance(error, OSError) else ValueError
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise kind(f"{source}: the tokenizer cannot be loaded: {reason}") from error
+    if not tokenizer.is_fast:
+        raise ValueError(f"{source}: {type(tokenizer).__name__} has no fast version: want one")
+    tokenizer.backend_tokenizer.no_padding()
+    tokenizer.backend_tokenizer.no_truncation()
+    return tokenizer
+
+
+def _from_pretrained(path: Path, source: str, revision: str | None) -> PreTrainedTokenizerBase:
+    import transformers
+
+    if not path.is_dir():
+        return transformers.AutoTokenizer.from_pretrained(
+            source, revision=revision, trust_remote_code=False
+        )
+    described = (path / "tokenizer.json").exists() or (path / "tokenizer_config.json").exists()
+    if described or not (path / "vocab.txt").exists():
+        return transformers.AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+    fold = not _has_capitals(path / "vocab.txt")
+    return transformers.BertTokenizer.from_pretrained(path, do_lower_case=fold)
+
+
+def _has_capitals(vocabulary: Path) -> bool:
+    pieces = vocabulary.read_text(encoding="utf-8").split("\n")
+    return any(piece != piece.lower() for piece in pieces if not piece.startswith("["))
+
+
+def save_tokenizer(tokenizer: PreTrainedTokenizerBase, directory: str | Path) -> None:
+    """Writes the tokenizer's files into a model directory, for `transformers` and for us."""
+    tokenizer.save_pretrained(directory)
+
+
+def tokenize(
+    examples: Examples,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    cache_dir: str | Path | None = None,
+) -> Tokenized:
+    """Token ids of every example, cut to `max_length` tokens, as `tokenizer(..., truncation=True)`.
+
+    Of a pair, the longer text loses its last token first until both fit.
+
+    Args:
+      cache_dir: where ids are kept between runs, under a hash of texts, tokenizer and length.
+    """
+    special = tokenizer.num_special_tokens_to_add(pair=examples.pairs is not None)
+    if max_length <= special:
+        raise ValueError(
+            f"{max_length=} leaves no room for text beside {special} special tokens: want at least "
+            f"{special + 1}"
+        )
+    # A copy, so that the caller's tokenizer keeps its own settings, and none of them counts here.
+    backend = type(tokenizer.backend_tokenizer).from_str(tokenizer.backend_tokenizer.to_str())
+    backend.no_padding()
+    backend.enable_truncation(
+        max_length, strategy="longest_first", direction=tokenizer.truncation_side
+    )
+    if cache_dir is None:
+        tokenized = _encode(examples, backend)
+    else:
+        path = Path(cache_dir) / f"tokens-{_cache_key(examples, backend)}.npz"
+        tokenized = _load_cached(path, len(examples))
+        if tokenized is None:
+            tokenized = _encode(examples, backend)
+            _save_cached(path, tokenized)
+    empty = np.flatnonzero(tokenized.lengths == 0)
+    if len(empty):
+        raise ValueError(
+            f"{examples.source}: the tokenizer makes no token of the text in data row "
+            f"{empty[0] + 1} (and {len(empty) - 1} more): delete empty texts"
+        )
+    return replace(tokenized, labels=examples.labels)
+
+
+def _encode(examples: Examples, backend: Any) -> Tokenized:
+    inputs: Sequence[Any] = examples.texts
+    if examples.pairs is not None:
+        inputs = list(zip(examples.texts, examples.pairs, strict=True))
+    ids, types, lengths, truncated = [], [], [], 0
+    for start in range(0, len(inputs), _CHUNK):
+        encodings = backend.encode_batch_fast(inputs[start : start + _CHUNK])
+        ids.append(_flat(e.ids for e in encodings))
+        types.append(_flat(e.type_ids for e in encodings))
+        lengths += [len(e) for e in encodings]
+        truncated += sum(bool(e.overflowing) for e in encodings)
+    offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+    return Tokenized(np.concatenate(ids), np.concatenate(types), offsets, truncated=truncated)
+
+
+def _flat(lists: Any) -> np.ndarray:
+    return np.fromiter(chain.from_iterable(lists), np.int32)
+
+
+def _cache_key(examples: Examples, backend: Any) -> str:
+    import tokenizers
+
+    # The backend's state holds vocabulary, rules and truncation; the library's version, the rest.
+    state = f"{_CACHE_VERSION} {tokenizers.__version__} {examples.fingerprint} {backend.to_str()}"
+    return hashlib.sha256(state.encode()).hexdigest()[:32]
+
+
+def _load_cached(path: Path, examples: int) -> Tokenized | None:
+    """What `_save_cached` wrote; None if there is nothing, or nothing whole."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            found = Tokenized(
+                file["input_ids"],
+                file["token_type_ids"],
+                file["offsets"],
+                truncated=int(file["truncated"]),
+            )
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+        return None
+    tokens = len(found.input_ids)
+    whole = len(found.token_type_ids) == tokens == found.offsets[-1] and len(found) == examples
+    return found if whole else None
+
+
+def _save_cached(path: Path, tokenized: Tokenized) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Under a name of its own first: a reader, or a run killed here, never sees half a file.
+    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".partial", delete=False) as file:
+        try:
+            np.savez(
+                file,
+                input_ids=tokenized.input_ids,
+                token_type_ids=tokenized.token_type_ids,
+                offsets=tokenized.offsets,
+                truncated=np.int64(tokenized.truncated),
+            )
+            file.close()
+            os.replace(file.name, path)
+        except BaseException:
+            os.unlink(file.name)
+            raise
