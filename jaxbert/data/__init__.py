@@ -1,0 +1,31 @@
+"""Text and labels to batches of numpy arrays; knows no jax."""
+
+from jaxbert.data.batching import (
+    Batches,
+    BatchStats,
+    Prefetch,
+    restore_order,
+    split_tokens,
+)
+from jaxbert.data.demo import Demo, cache_directory, load_demo
+from jaxbert.data.packing import Shape
+from jaxbert.data.sources import Examples, load_examples
+from jaxbert.data.tokenization import Tokenized, load_tokenizer, save_tokenizer, tokenize
+
+__all__ = [
+    "BatchStats",
+    "Batches",
+    "Demo",
+    "Examples",
+    "Prefetch",
+    "Shape",
+    "Tokenized",
+    "cache_directory",
+    "load_demo",
+    "load_examples",
+    "load_tokenizer",
+    "restore_order",
+    "save_tokenizer",
+    "split_tokens",
+    "tokenize",
+]
