@@ -59,7 +59,8 @@ def test_labels_are_mapped_onto_the_models_names():
     assert _load(["b", "a"], label_names=("b", "a")).labels.tolist() == [0, 1]
     assert _load([2, 0], label_names=("0", "1", "2")).labels.tolist() == [2, 0]
     assert _load([1, 0], label_names=("LABEL_0", "LABEL_1")).labels.tolist() == [1, 0]
-    assert _load(["1.0", "0.0"], label_names=("0.0", "1.0")).labels.tolist() == [1, 0]
+    decimals = _load(["1.0", "0.0"], label_names=("0.0", "1.0"))
+    assert (decimals.problem_type, decimals.labels.tolist()) == (CLASSIFICATION, [1, 0])
 
 
 def test_the_models_problem_type_decides():

@@ -85,6 +85,7 @@ def test_class_numbers_of_a_dataset_become_their_names():
         # GLUE and the like never quote: a lone quote must not swallow the next line.
         ('text\tlabel\n"Oh" no\t1\n5" disk\t0\n"open\t1\n', ['"Oh" no', '5" disk', '"open']),
         ('text\tlabel\n"good"\t1\n', ['"good"']),
+        ('text\tlabel\n"half \u2028\x0b\x85 more\t1\r\n', ['"half \u2028\x0b\x85 more']),
         # CSV writers double inner quotes, quote everything, or wrap tabs and line ends.
         ('text\tlabel\n"say ""hi"""\t1\n', ['say "hi"']),
         ('"text"\t"label"\n"good"\t"1"\n', ["good"]),

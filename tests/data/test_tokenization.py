@@ -68,7 +68,7 @@ def test_stored_padding_and_truncation_do_not_leak(model_directory, tokenizer):
     assert tokenize(Examples(("a", "a film is good")), tokenizer, 64).lengths.tolist() == [3, 6]
     assert tokenize(Examples(("bad " * 20,)), tokenizer, 64).lengths.tolist() == [22]
     raw = AutoTokenizer.from_pretrained(model_directory)  # not through load_tokenizer
-    assert tokenize(Examples(("bad " * 20,)), raw, 64).lengths.tolist() == [22]
+    assert tokenize(Examples(("a", "bad " * 20)), raw, 64).lengths.tolist() == [3, 22]
     assert raw.backend_tokenizer.truncation["max_length"] == 6  # and left as it was
 
 
@@ -159,11 +159,26 @@ def test_damaged_cache_is_rebuilt(tokenizer, tmp_path, count_encodings, damage):
     assert len(count_encodings) == 2
 
 
-def test_cache_loads_no_pickle(tokenizer, tmp_path, count_encodings):
-    tokenize(Examples(TEXTS), tokenizer, 8, cache_dir=tmp_path)
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"input_ids": np.array([{}] * 8, object)},  # a pickle
+        {"input_ids": np.arange(9)},
+        {"token_type_ids": np.zeros(7, int)},
+        {"offsets": np.array([0, 4])},
+    ],
+)
+def test_foreign_cache_is_rebuilt(tokenizer, tmp_path, count_encodings, change):
+    examples = Examples(("a", "b"))
+    tokenize(examples, tokenizer, 8, cache_dir=tmp_path)
     (path,) = tmp_path.iterdir()
-    np.savez(path, input_ids=np.array([{}], object), token_type_ids=[0], offsets=[0, 1])
-    tokenize(Examples(TEXTS), tokenizer, 8, cache_dir=tmp_path)
+    fine = {"input_ids": np.arange(8), "token_type_ids": np.zeros(8, int)}
+    fine |= {"offsets": np.array([0, 4, 8]), "truncated": 0}
+    np.savez(path, **fine)
+    assert tokenize(examples, tokenizer, 8, cache_dir=tmp_path).input_ids[7] == 7
+    np.savez(path, **(fine | change))
+    rebuilt = tokenize(examples, tokenizer, 8, cache_dir=tmp_path)
+    assert rebuilt.input_ids.tolist() == [2, 6, 3, 2, 1, 3]
     assert len(count_encodings) == 2
 
 
