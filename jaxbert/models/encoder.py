@@ -22,16 +22,17 @@ class Embeddings(nnx.Module):
     """Word + position + token type, normalised."""
 
     def __init__(self, config: BertConfig, *, compute: Compute, rngs: nnx.Rngs):
-        def table(size: int) -> Embedding:
+        def table(size: int, padding_index: int | None = None) -> Embedding:
             return Embedding(
                 size,
                 config.hidden_size,
                 scale=config.initializer_range,
                 compute=compute,
                 rngs=rngs,
+                padding_index=padding_index,
             )
 
-        self.word_embeddings = table(config.vocab_size)
+        self.word_embeddings = table(config.vocab_size, config.pad_token_id)
         self.position_embeddings = table(config.max_position_embeddings)
         self.token_type_embeddings = table(config.type_vocab_size)
         self.layer_norm = LayerNorm(

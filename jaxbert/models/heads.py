@@ -15,6 +15,7 @@ from flax import nnx
 from jaxbert.models.config import BertConfig, Compute
 from jaxbert.models.dropout import Dropout, dropout
 from jaxbert.models.encoder import Embeddings, Encoder, Pooler
+from jaxbert.models.families import BERT
 from jaxbert.models.primitives import ACTIVATION_FUNCTIONS, LayerNorm, Linear, product
 from jaxbert.weights.pretrained import PretrainedMixin
 
@@ -46,6 +47,8 @@ class BertModel(PretrainedMixin, nnx.Module):
     """
 
     config_class = BertConfig
+    compute_class = Compute
+    family = BERT
 
     def __init__(
         self,
@@ -104,6 +107,8 @@ class _TaskModel(PretrainedMixin, nnx.Module):
     """An encoder called `bert`, and what a task adds."""
 
     config_class = BertConfig
+    compute_class = Compute
+    family = BERT
     uses_pooler = True
 
     def __init__(
