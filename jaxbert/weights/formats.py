@@ -182,7 +182,10 @@ def _replacing(path: Path) -> Iterator[Path]:
     """Gives a temporary path beside `path`, and moves it there once it is written completely."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        temporary.touch()
+        mode = temporary.stat().st_mode
         yield temporary
+        temporary.chmod(mode)  # safetensors makes files that only their owner can read
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         temporary.replace(path)

@@ -112,6 +112,13 @@ def test_a_save_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monkey
     assert_same(read_all(tmp_path), old)
 
 
+def test_who_may_read_a_file_is_up_to_the_umask(tmp_path):
+    write_checkpoint(tmp_path, {"a": np.zeros(2, np.float32)})
+    (tmp_path / "plain").touch()
+    modes = {path.stat().st_mode for path in tmp_path.iterdir()}
+    assert len(modes) == 1
+
+
 def test_any_truncation_is_one_error_that_names_the_file(tmp_path):
     path = tmp_path / "model.safetensors"
     save_file({"a": np.arange(3, dtype=np.float32)}, path)
