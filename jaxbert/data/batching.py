@@ -111,6 +111,11 @@ class Batches:
         self._given = tuple(shapes)
 
     @property
+    def examples(self) -> int:
+        """Examples in the data set."""
+        return len(self._tokenized)
+
+    @property
     def steps_per_epoch(self) -> int:
         """Batches in an epoch."""
         return -(-len(self._tokenized) // self.batch_size)

@@ -1,0 +1,98 @@
+"""Running a model over examples without training it: logits, predictions, sentence embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxbert.data import Batches, Prefetch, restore_order
+from jaxbert.models import merge_model
+from jaxbert.training import parallel
+from jaxbert.training.step import MODEL_INPUTS, Batch, Params
+
+POOLINGS = ("mean", "first", "pooler")
+
+
+def run_batches(
+    step: Callable[[Params, Batch], dict[str, jax.Array]], params: Params, batches: Batches
+) -> dict[str, np.ndarray | float]:
+    """Every batch of a data set through an evaluation step, results in the data set's order.
+
+    Returns:
+      "logits" [N, C] (or whatever the step gives per example), and with labels "loss", the mean.
+    """
+    ids, logits, loss_sum, count = [], [], 0.0, 0.0
+    for batch, out in _pipelined(step, params, batches):
+        ids.append(batch["example_ids"])
+        logits.append(np.asarray(out["logits"]))
+        if "loss_sum" in out:
+            loss_sum += float(out["loss_sum"])
+            count += float(out["count"])
+    found: dict[str, Any] = {"logits": restore_order(ids, logits, batches.examples)}
+    return found | ({"loss": loss_sum / count} if count else {})
+
+
+def _pipelined(step: Any, params: Params, batches: Batches) -> Iterator[tuple[Any, Any]]:
+    """(batch, result) pairs, one step behind: the device works while the host reads a result."""
+    waiting = None
+    for batch in Prefetch(batches.epoch(0)):
+        result = (batch, step(params, parallel.put(batch)))
+        if waiting is not None:
+            yield waiting
+        waiting = result
+    if waiting is not None:
+        yield waiting
+
+
+def make_embed_step(
+    graphdef: Any, *, pooling: str = "mean", normalise: bool = False
+) -> Callable[[Params, Batch], dict[str, jax.Array]]:
+    """(params, batch) -> {"logits": [B, S, D]}: a vector for each example, from a `BertModel`.
+
+    Args:
+      pooling: "mean" of the example's tokens, the "first" token's vector, or the "pooler".
+      normalise: divide by the Euclidean norm.
+    """
+    if pooling not in POOLINGS:
+        raise ValueError(f"{pooling=} must be one of {', '.join(POOLINGS)}")
+
+    def step(params: Params, batch: Batch) -> dict[str, jax.Array]:
+        inputs = {name: batch[name] for name in MODEL_INPUTS if name in batch}
+        out = merge_model(graphdef, params)(**inputs)
+        vectors = out.pooler_output
+        if pooling == "first":
+            starts = batch["segment_starts"][..., None]
+            vectors = jnp.take_along_axis(out.last_hidden_state, starts, axis=1)
+        elif pooling == "mean":
+            vectors = _segment_means(out.last_hidden_state, batch)
+        if normalise:
+            norm = jnp.linalg.norm(vectors, axis=-1, keepdims=True)
+            vectors = vectors / jnp.maximum(norm, 1e-12)
+        return {"logits": vectors.astype(jnp.float32)}
+
+    return step
+
+
+def _segment_means(hidden: jax.Array, batch: Batch) -> jax.Array:
+    """[B, L, D] -> [B, S, D]: the mean over each segment's tokens."""
+    segments = 1 + jnp.arange(batch["segment_starts"].shape[1])
+    member = (batch["segment_ids"][:, None, :] == segments[None, :, None]).astype(jnp.float32)
+    totals = jnp.einsum(
+        "bsl,bld->bsd", member, hidden.astype(jnp.float32), precision=jax.lax.Precision.HIGHEST
+    )
+    return totals / jnp.maximum(member.sum(-1), 1)[..., None]
+
+
+def predictions(problem_type: str, logits: np.ndarray) -> np.ndarray:
+    """[N, C] logits -> [N]: class indices, or the values of a regression."""
+    return logits[:, 0] if problem_type == "regression" else logits.argmax(axis=-1)
+
+
+def probabilities(logits: np.ndarray) -> np.ndarray:
+    """Softmax over the last axis, in float64."""
+    shifted = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
+    return shifted / shifted.sum(axis=-1, keepdims=True)

@@ -1,0 +1,56 @@
+"""Losses as (sum, count) in float32: means are taken once, after everything has been added up."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+SumAndCount = tuple[Array, Array]
+
+IGNORED_LABEL = -100
+
+
+def classification(
+    logits: Array, labels: Array, weights: Array, *, smoothing: float = 0.0
+) -> SumAndCount:
+    """Cross-entropy of logits [..., C] with integer labels [...], each times weights [...].
+
+    With label smoothing e the target is 1 - e + e/C for the label and e/C elsewhere (Szegedy et al.
+    2016), as PyTorch's `label_smoothing`.
+    """
+    log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
+    of_label = jnp.take_along_axis(log_p, labels[..., None], axis=-1)[..., 0]
+    loss = -(1 - smoothing) * of_label - smoothing * log_p.mean(axis=-1)
+    return (loss * weights).sum(), weights.sum()
+
+
+def token_classification(
+    logits: Array, labels: Array, weights: Array | None = None, *, smoothing: float = 0.0
+) -> SumAndCount:
+    """`classification` of tokens: logits [B, L, C], labels [B, L] with -100 = ignored.
+
+    Masked language modelling is the same with the vocabulary for classes.
+    """
+    counted = labels != IGNORED_LABEL
+    return classification(
+        logits, jnp.where(counted, labels, 0), counted.astype(jnp.float32), smoothing=smoothing
+    )
+
+
+def regression(
+    logits: Array, labels: Array, weights: Array, *, smoothing: float = 0.0
+) -> SumAndCount:
+    """Squared error of logits [..., 1] and labels [...], each times weights [...]."""
+    if smoothing:
+        raise ValueError(f"label_smoothing={smoothing} has no meaning for regression; use 0")
+    error = logits[..., 0].astype(jnp.float32) - labels
+    return (jnp.square(error) * weights).sum(), weights.sum()
+
+
+# problem_type of a configuration -> loss
+LOSSES = {
+    "single_label_classification": classification,
+    "regression": regression,
+    "token_classification": token_classification,
+}

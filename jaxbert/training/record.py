@@ -1,0 +1,98 @@
+"""What a run leaves behind for people: run.json, metrics.jsonl, TensorBoard events."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+from jaxbert.training.parallel import describe_devices
+
+RUN, METRICS, EVENTS, CHECKPOINTS = "run.json", "metrics.jsonl", "tensorboard", "checkpoints"
+_PACKAGES = ("jaxbert", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers")
+
+
+def versions() -> dict[str, str]:
+    """The Python and the packages that the run's numbers depend on."""
+    found = {"python": platform.python_version()}
+    return found | {name: importlib.metadata.version(name) for name in _PACKAGES}
+
+
+def write_run(directory: Path, run: dict[str, Any]) -> None:
+    """Writes run.json, all at once or not at all."""
+    temporary = directory / f".{RUN}.tmp"
+    temporary.write_text(json.dumps(run, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    os.replace(temporary, directory / RUN)
+
+
+def read_run(directory: Path) -> dict[str, Any]:
+    """The contents of run.json.
+
+    Raises:
+      FileNotFoundError: there is no run in the directory.
+    """
+    path = directory / RUN
+    if not path.is_file():
+        raise FileNotFoundError(f"{directory} holds no run ({RUN} is missing)")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+class Record:
+    """Appends events to metrics.jsonl and to TensorBoard; does nothing without a directory.
+
+    Args:
+      directory: of the run.
+      step: of a resumed run: later lines, of steps that will be done again, are dropped.
+    """
+
+    def __init__(self, directory: Path | None, step: int) -> None:
+        self._lines = self._events = None
+        if directory is None:
+            return
+        from tensorboardX import SummaryWriter
+
+        path = directory / METRICS
+        kept = _lines_until(path, step)
+        self._lines = path.open("w", encoding="utf-8")
+        self._lines.writelines(kept)
+        self._events = SummaryWriter(str(directory / EVENTS), purge_step=step + 1 if step else None)
+
+    def write(self, event: str, step: int, values: dict[str, Any]) -> None:
+        """One line, and one scalar for each number in it."""
+        if self._lines is None:
+            return
+        self._lines.write(json.dumps({"event": event, "step": step, **values}) + "\n")
+        self._lines.flush()
+        for name, value in _flatten(values):
+            self._events.add_scalar(f"{event}/{name}", value, step)
+
+    def close(self) -> None:
+        """Writes out what is buffered."""
+        if self._lines is not None:
+            self._lines.close()
+            self._events.close()
+
+
+def _lines_until(path: Path, step: int) -> list[str]:
+    if not step or not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    return [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+
+
+def _flatten(values: dict[str, Any], prefix: str = "") -> list[tuple[str, float]]:
+    found = []
+    for name, value in values.items():
+        if isinstance(value, dict):
+            found += _flatten(value, f"{prefix}{name}/")
+        elif isinstance(value, int | float):
+            found.append((prefix + name, value))
+    return found
+
+
+def environment() -> dict[str, Any]:
+    """Versions and devices."""
+    return {"versions": versions(), "device": describe_devices()}

@@ -1,0 +1,129 @@
+"""The training step and the evaluation step: pure functions of a state and a batch.
+
+They know no devices and do no I/O; `parallel` decides where they run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxbert.models import Dropout, dropout_key, merge_model
+from jaxbert.training.losses import SumAndCount
+
+Array = jax.Array
+Params = Any
+Batch = Mapping[str, Array]
+Loss = Callable[[Array, Array, Array], SumAndCount]
+
+# What of a batch the model reads; the rest is the loss's or the host's.
+MODEL_INPUTS = ("input_ids", "token_type_ids", "position_ids", "segment_ids", "segment_starts")
+
+
+class TrainState(NamedTuple):
+    """Everything that a training step changes, and the seed of its dropout.
+
+    step: [] int32, updates done. seed: [] uint32. params, opt_state: trees of arrays.
+    """
+
+    step: Array
+    seed: Array
+    params: Params
+    opt_state: optax.OptState
+
+
+def init_state(params: Params, optimizer: optax.GradientTransformation, seed: int) -> TrainState:
+    """The state before the first step; takes `params` over (a step gives their memory away)."""
+    return TrainState(
+        jnp.zeros((), jnp.int32), jnp.asarray(seed, jnp.uint32), params, optimizer.init(params)
+    )
+
+
+def make_train_step(
+    graphdef: Any,
+    optimizer: optax.GradientTransformation,
+    loss: Loss,
+    *,
+    trainable: Params,
+    accumulation: int = 1,
+) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]:
+    """(state, batch) -> (state, {"loss", "count", "grad_norm"}).
+
+    Args:
+      graphdef: of the model, from `split_model`.
+      loss: (logits, labels, weights) -> (sum, count).
+      trainable: a tree like the parameters' of bool; the others are not differentiated.
+      accumulation: the batch's rows are taken in so many equal parts, one after the other. The
+        parts' sums are divided once, by the whole batch's count, so the result is the large
+        batch's. The norm is that of the whole gradient before clipping.
+    """
+
+    def loss_sum(moving: Params, resting: Params, part: Batch, key: Array) -> SumAndCount:
+        model = merge_model(graphdef, _join(moving, resting))
+        inputs = {name: part[name] for name in MODEL_INPUTS if name in part}
+        logits = model(**inputs, dropout=Dropout(key, part["token_index"]))
+        return loss(logits, part["labels"], part["weights"])
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
+        moving, resting = _split(state.params, trainable)
+        key = dropout_key(state.seed, state.step)
+
+        def gradient(part: Batch) -> tuple[Array, Array, Params]:
+            run = jax.value_and_grad(loss_sum, has_aux=True)
+            (total, count), grads = run(moving, resting, part, key)
+            return total, count, grads
+
+        total, count, grads = _accumulate(gradient, batch, accumulation)
+        grads = jax.tree.map(lambda g: (g / count).astype(g.dtype), grads)
+        norm = optax.global_norm(grads)
+        grads = _join(grads, jax.tree.map(jnp.zeros_like, resting))
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        metrics = {"loss": total / count, "count": count, "grad_norm": norm}
+        return TrainState(state.step + 1, state.seed, params, opt_state), metrics
+
+    return step
+
+
+def make_eval_step(graphdef: Any, loss: Loss) -> Callable[[Params, Batch], dict[str, Array]]:
+    """(params, batch) -> {"logits", and with labels "loss_sum", "count"}; no dropout."""
+
+    def step(params: Params, batch: Batch) -> dict[str, Array]:
+        inputs = {name: batch[name] for name in MODEL_INPUTS if name in batch}
+        logits = merge_model(graphdef, params)(**inputs)
+        if "labels" not in batch:
+            return {"logits": logits}
+        loss_sum, count = loss(logits, batch["labels"], batch["weights"])
+        return {"logits": logits, "loss_sum": loss_sum, "count": count}
+
+    return step
+
+
+def _accumulate(gradient: Callable[[Batch], Any], batch: Batch, parts: int) -> Any:
+    """The sum of `gradient` over the batch's rows in `parts` equal parts."""
+    if parts == 1:
+        return gradient(batch)
+    split = {k: v.reshape(parts, v.shape[0] // parts, *v.shape[1:]) for k, v in batch.items()}
+    zero = jax.tree.map(
+        lambda leaf: jnp.zeros(leaf.shape, leaf.dtype),
+        jax.eval_shape(gradient, jax.tree.map(lambda x: x[0], split)),
+    )
+    add = lambda total, part: (jax.tree.map(jnp.add, total, gradient(part)), None)  # noqa: E731
+    return jax.lax.scan(add, zero, split)[0]
+
+
+def _split(params: Params, trainable: Params) -> tuple[Params, Params]:
+    """(the trainable leaves, the others), with None, which is no leaf, in the gaps."""
+    moving = jax.tree.map(lambda leaf, moves: leaf if moves else None, params, trainable)
+    resting = jax.tree.map(lambda leaf, moves: None if moves else leaf, params, trainable)
+    return moving, resting
+
+
+def _join(moving: Params, resting: Params) -> Params:
+    return jax.tree.map(
+        lambda a, b: b if a is None else a, moving, resting, is_leaf=lambda x: x is None
+    )
