@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxbert.data import Batches, Prefetch, restore_order
-from jaxbert.models import merge_model
+from jaxbert.data import Batches, Examples, Prefetch, restore_order, tokenize
+from jaxbert.models import merge_model, split_model
 from jaxbert.training import parallel
 from jaxbert.training.step import MODEL_INPUTS, Batch, Params
 
@@ -96,3 +96,22 @@ def probabilities(logits: np.ndarray) -> np.ndarray:
     """Softmax over the last axis, in float64."""
     shifted = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
     return shifted / shifted.sum(axis=-1, keepdims=True)
+
+
+def embed(
+    model: Any,
+    tokenizer: Any,
+    texts: Sequence[str] | Examples,
+    *,
+    pooling: str = "mean",
+    normalise: bool = False,
+    batch_size: int = 32,
+    max_length: int = 128,
+) -> np.ndarray:
+    """[N, D] float32: a vector for each text, from a `BertModel`; see `make_embed_step`."""
+    graphdef, params = split_model(model)
+    examples = texts if isinstance(texts, Examples) else Examples(tuple(texts))
+    tokenized = tokenize(examples, tokenizer, max_length)
+    step = make_embed_step(graphdef, pooling=pooling, normalise=normalise)
+    batches = Batches(tokenized, batch_size, max_length=max_length)
+    return run_batches(parallel.Compiled(step), params, batches)["logits"]

@@ -1,0 +1,423 @@
+"""The command `jaxbert`: the only file that prints to the terminal and exits."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+BAD_INPUT, DIVERGED, INTERRUPTED = 2, 3, 130
+SETTINGS = "finetune.json"
+
+# glibc gives large blocks back to the system after each use and faults them in again at the next:
+# a third of a training step on a CPU. Read once, when a process starts.
+ALLOCATOR = (
+    "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=4294967296:"
+    "glibc.malloc.trim_threshold=17179869184:glibc.malloc.top_pad=1073741824"
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit status."""
+    args = _parser().parse_args(argv)
+    if argv is None:
+        _restart_with_allocator()
+    _prepare()
+    return _guarded(args)
+
+
+def _guarded(args: argparse.Namespace) -> int:
+    """The command, with every expected failure in one line and a status of its own."""
+    try:
+        args.command(args)
+    except BrokenPipeError:
+        # The reader of our output has gone: nothing is wrong, but Python would complain on exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except KeyboardInterrupt:
+        hint = ""
+        if getattr(args, "output", None):
+            hint = f"; continue with: jaxbert finetune --resume --output {args.output}"
+        return _complain(f"stopped{hint}", INTERRUPTED)
+    except (ValueError, OSError) as error:
+        if args.traceback:
+            raise
+        return _complain(str(error), BAD_INPUT)
+    except RuntimeError as error:
+        if type(error).__name__ != "DivergedError":
+            raise
+        return _complain(str(error), DIVERGED)
+    return 0
+
+
+def _complain(message: str, status: int) -> int:
+    print(f"jaxbert: {message}", file=sys.stderr)
+    return status
+
+
+def _restart_with_allocator() -> None:
+    """Starts again with the allocator set for large arrays, on Linux without an accelerator."""
+    if sys.platform != "linux" or "GLIBC_TUNABLES" in os.environ:
+        return
+    if os.environ.get("JAX_PLATFORMS", "cpu") != "cpu" or Path("/dev/nvidia0").exists():
+        return
+    os.environ["GLIBC_TUNABLES"] = ALLOCATOR
+    os.execv(sys.executable, [sys.executable, "-m", "jaxbert", *sys.argv[1:]])
+
+
+def _prepare() -> None:
+    """Logging, and libraries that would talk."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.getLogger("jaxbert").setLevel(logging.INFO)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+def _keep_compiled_programs() -> None:
+    """Lets JAX find the programs that an earlier command compiled."""
+    import jax
+
+    from jaxbert.data import cache_directory
+
+    jax.config.update("jax_compilation_cache_dir", str(cache_directory() / "programs"))
+
+
+def _parser() -> argparse.ArgumentParser:
+    from jaxbert.options import add_finetune_flags
+
+    parser = argparse.ArgumentParser(
+        prog="jaxbert", description="Fine-tune BERT in JAX, with a learning rate for every layer."
+    )
+    parser.add_argument("--traceback", action="store_true", help="show where an error came from")
+    commands = parser.add_subparsers(required=True, metavar="command")
+
+    def command(name: str, run: Callable[[Any], None], about: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=about, description=about)
+        sub.set_defaults(command=run)
+        return sub
+
+    finetune = command("finetune", _finetune, "fine-tune a pre-trained model on labelled texts")
+    add_finetune_flags(finetune)
+    _add_run_flags(finetune)
+    _add_evaluate_flags(command("evaluate", _evaluate, "score a fine-tuned model"))
+    _add_predict_flags(command("predict", _predict, "label texts: one JSON line for each"))
+    _add_embed_flags(command("embed", _embed, "sentence embeddings, to a .npy file"))
+    _add_rate_flags(command("lr", _rates, "print every group's learning rates"))
+    demo = command("demo", _demo, "fetch a small BERT and film reviews, fine-tune, and score")
+    demo.add_argument("--output", default="runs/demo", help="directory for the run")
+    demo.add_argument("--dtype", default="float32", help="of matrix products")
+    demo.add_argument("--seed", type=int, default=0)
+    demo.add_argument("--overwrite", action="store_true", help="train again")
+    return parser
+
+
+def _add_run_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--overwrite", action="store_true", help="delete the run in --output")
+    parser.add_argument("--resume", action="store_true", help="continue the run in --output")
+
+
+def _add_model_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", required=True, help="directory or hub id")
+    parser.add_argument("--revision", help="branch, tag or commit of a hub model")
+    parser.add_argument("--text-column", default="text")
+    parser.add_argument("--text-pair-column")
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--max-length", type=int, default=128, help="tokens kept of a text")
+    parser.add_argument("--dtype", default="float32", help="of matrix products")
+
+
+def _add_evaluate_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("data", nargs="+", help="files of labelled examples")
+    _add_model_flags(parser)
+    parser.add_argument("--label-column", default="label")
+
+
+def _add_predict_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "data", nargs="?", default="-", help="a file; - = a text a line, from input"
+    )
+    _add_model_flags(parser)
+    parser.add_argument("--output", help="a file for the JSON lines; default: print them")
+    parser.add_argument("--overwrite", action="store_true")
+
+
+def _add_embed_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "data", nargs="?", default="-", help="a file; - = a text a line, from input"
+    )
+    _add_model_flags(parser)
+    parser.add_argument("--output", required=True, help="the .npy file")
+    parser.add_argument("--pooling", default="mean", help="mean, first, pooler")
+    parser.add_argument("--normalise", action="store_true", help="to length 1")
+    parser.add_argument("--overwrite", action="store_true")
+
+
+def _add_rate_flags(parser: argparse.ArgumentParser) -> None:
+    from jaxbert.options import FLAGS
+
+    parser.add_argument("--model", required=True, help="directory, hub id, or preset")
+    for flag in FLAGS:
+        if flag.place.startswith(("training.optimizer.", "strategy")):
+            parser.add_argument(flag.name, dest=flag.place, type=flag.type, help=flag.help)
+    parser.add_argument("--freeze", action="append", metavar="GROUP")
+    parser.add_argument("--set", action="append", default=[], metavar="PLACE=VALUE")
+    parser.add_argument("--steps-per-epoch", type=int, default=1000)
+    parser.add_argument("--epochs", type=int, default=3)
+
+
+def _finetune(args: argparse.Namespace) -> None:
+    from jaxbert.options import resolve
+
+    flags = vars(args)
+    if args.resume and not args.config and args.output:
+        path = Path(args.output) / SETTINGS
+        if not path.is_file():
+            raise FileNotFoundError(f"{args.output} holds no run to resume ({SETTINGS} is missing)")
+        flags = flags | {"config": str(path)}
+    _run(resolve(flags), overwrite=args.overwrite, resume=args.resume)
+
+
+def _run(options: Any, *, overwrite: bool, resume: bool) -> None:
+    """Fine-tunes, scores the test files, and prints the table."""
+    from jaxbert.data import cache_directory, load_examples, load_tokenizer
+    from jaxbert.models import BertForSequenceClassification
+    from jaxbert.training import TrainConfig, Trainer
+    from jaxbert.training.record import read_run, write_run
+    from jaxbert.weights.pretrained import model_directory
+
+    _keep_compiled_programs()
+    columns = {
+        "text_column": options.text_column,
+        "text_pair_column": options.text_pair_column,
+        "label_column": options.label_column,
+    }
+    train = load_examples(options.train, **columns)
+    known = {"label_names": train.label_names, "problem_type": train.problem_type}
+    others = [path for path in (options.eval, *options.test) if path]
+    examples = {path: load_examples(path, **columns, **known) for path in others}
+    directory = model_directory(options.model, options.revision)
+    target = {"num_labels": 1} if train.label_names is None else {"labels": train.label_names}
+    model = BertForSequenceClassification.from_pretrained(
+        directory,
+        **target,
+        dtype=options.dtype,
+        param_dtype=options.param_dtype,
+        gradient_checkpointing=options.gradient_checkpointing,
+        seed=options.training["seed"],
+    )
+    trainer = Trainer(
+        model,
+        load_tokenizer(directory),
+        train=train,
+        evaluation=examples.get(options.eval),
+        config=TrainConfig.from_dict(options.training),
+        output=options.output,
+        overwrite=overwrite,
+        resume=resume,
+        about={"model": options.model, "strategy": options.strategy},
+        cache_dir=cache_directory() / "tokens",
+    )
+    output = Path(options.output)
+    (output / SETTINGS).write_text(options.to_json(), encoding="utf-8")
+    trainer.fit()
+    scores = {Path(p).stem: trainer.evaluate(examples[p]) for p in examples}
+    counts = {Path(p).stem: len(examples[p]) for p in examples}
+    run = read_run(output) | {
+        "scores": {name: {"examples": counts[name], **scores[name]} for name in scores},
+        "peak_memory_bytes": _peak_memory(),
+    }
+    write_run(output, run)
+    _print_results(run, output)
+
+
+def _peak_memory() -> int:
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _print_results(run: dict[str, Any], output: Path) -> None:
+    scores = run["scores"]
+    names = list(next(iter(scores.values()), {}))
+    rows = [[name, *(_number(v) for v in values.values())] for name, values in scores.items()]
+    if rows:
+        _print_table(["data", *names], rows)
+    print(
+        f"{run['step']} steps in {run['seconds']:.0f} s "
+        f"(compilation {run['compilation']['seconds']:.0f} s), "
+        f"peak memory {run['peak_memory_bytes'] / 2**30:.2f} GiB, "
+        f"{run['data']['packing_efficiency']:.0%} of computed tokens real"
+    )
+    print(f"model, metrics and configuration: {output}")
+
+
+def _number(value: float) -> str:
+    return str(value) if isinstance(value, int) else f"{value:.4f}"
+
+
+def _print_table(header: list[str], rows: Iterable[list[str]]) -> None:
+    lines = [header, *rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for first, *rest in lines:
+        cells = [first.ljust(widths[0]), *map(str.rjust, rest, widths[1:])]
+        print("  ".join(cells).rstrip())
+
+
+def _load_classifier(args: argparse.Namespace) -> Any:
+    """A trainer around a fine-tuned model, for evaluation and prediction."""
+    from jaxbert.data import load_tokenizer
+    from jaxbert.models import BertForSequenceClassification
+    from jaxbert.training import TrainConfig, Trainer
+    from jaxbert.weights.pretrained import load_pretrained, model_directory
+
+    _keep_compiled_programs()
+    directory = model_directory(args.model, args.revision)
+    model, report = load_pretrained(BertForSequenceClassification, directory, dtype=args.dtype)
+    if report.initialised:
+        raise ValueError(
+            f"{args.model} is not fine-tuned: it lacks {', '.join(report.initialised)}; "
+            "run jaxbert finetune first"
+        )
+    config = TrainConfig(batch_size=args.batch_size, max_length=args.max_length)
+    return Trainer(model, load_tokenizer(directory), config=config)
+
+
+def _evaluate(args: argparse.Namespace) -> None:
+    from jaxbert.data import load_examples
+
+    trainer = _load_classifier(args)
+    config = trainer.model.config
+    labels = config.id2label or tuple(map(str, range(config.num_labels)))
+    scores = {}
+    for path in args.data:
+        examples = load_examples(
+            path,
+            text_column=args.text_column,
+            text_pair_column=args.text_pair_column,
+            label_column=args.label_column,
+            label_names=None if trainer.problem_type == "regression" else labels,
+            problem_type=trainer.problem_type,
+        )
+        scores[path] = {"examples": len(examples), **trainer.evaluate(examples)}
+    header = ["data", *next(iter(scores.values()))]
+    _print_table(header, ([p, *map(_number, row.values())] for p, row in scores.items()))
+
+
+def _read_texts(args: argparse.Namespace) -> Any:
+    """Examples without labels from a file, or a text a line from standard input."""
+    from jaxbert.data import Examples, load_examples
+
+    if args.data != "-":
+        return load_examples(
+            args.data, text_column=args.text_column, text_pair_column=args.text_pair_column
+        )
+    try:
+        text = sys.stdin.buffer.read().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"standard input is not UTF-8: {error}") from None
+    texts = tuple(text.splitlines())
+    if not texts:
+        raise ValueError("standard input is empty: want a text a line")
+    return Examples(texts, source="standard input")
+
+
+def _free_output(args: argparse.Namespace) -> Path:
+    path = Path(args.output)
+    if path.exists() and not args.overwrite:
+        raise FileExistsError(f"{path} is there already; add --overwrite to replace it")
+    return path
+
+
+def _predict(args: argparse.Namespace) -> None:
+    output = _free_output(args) if args.output else None
+    predictions = _load_classifier(args).predict(_read_texts(args))
+    lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in predictions)
+    if output is None:
+        sys.stdout.writelines(lines)
+        sys.stdout.flush()
+    else:
+        output.write_text("".join(lines), encoding="utf-8")
+
+
+def _embed(args: argparse.Namespace) -> None:
+    import numpy as np
+
+    from jaxbert.data import load_tokenizer
+    from jaxbert.models import BertModel
+    from jaxbert.training.inference import embed
+    from jaxbert.weights.pretrained import model_directory
+
+    output = _free_output(args)
+    if output.suffix != ".npy":
+        raise ValueError(f"--output {output}: want a name that ends in .npy")
+    _keep_compiled_programs()
+    directory = model_directory(args.model, args.revision)
+    vectors = embed(
+        BertModel.from_pretrained(directory, dtype=args.dtype),
+        load_tokenizer(directory),
+        _read_texts(args),
+        pooling=args.pooling,
+        normalise=args.normalise,
+        batch_size=args.batch_size,
+        max_length=args.max_length,
+    )
+    np.save(output, vectors)
+    print(f"{output}: {vectors.shape[0]} vectors of width {vectors.shape[1]}")
+
+
+def _rates(args: argparse.Namespace) -> None:
+    from flax import nnx
+
+    from jaxbert.models import PRESETS, BertConfig, BertForSequenceClassification
+    from jaxbert.optim import format_group_table, group_table
+    from jaxbert.options import resolve
+    from jaxbert.training import TrainConfig
+    from jaxbert.weights.formats import read_json
+    from jaxbert.weights.pretrained import CONFIG, model_directory
+
+    if args.model in PRESETS:
+        config = BertConfig.preset(args.model)
+    else:
+        config = BertConfig.from_hf(read_json(model_directory(args.model) / CONFIG))
+    unused = {"train": "-", "output": "-"}
+    options = resolve(vars(args) | unused)
+    optimizer = TrainConfig.from_dict(options.training).optimizer
+
+    def build() -> Any:
+        return nnx.state(BertForSequenceClassification(config, rngs=nnx.Rngs(0)))
+
+    params = nnx.to_pure_dict(nnx.eval_shape(build))
+    total = args.epochs * args.steps_per_epoch
+    print(
+        f"strategy {options.strategy}, {optimizer.optimizer}, {optimizer.schedule}, {total} steps"
+    )
+    print(format_group_table(group_table(optimizer, params, total, args.steps_per_epoch)))
+
+
+def _demo(args: argparse.Namespace) -> None:
+    from jaxbert.data import load_demo
+    from jaxbert.options import resolve
+    from jaxbert.training.record import RUN, read_run
+
+    output = Path(args.output)
+    stopped = (output / RUN).is_file() and not args.overwrite
+    if stopped:
+        run = read_run(output)
+        if "scores" in run:
+            print("this run is finished already; --overwrite trains again", file=sys.stderr)
+            _print_results(run, output)
+            return
+    files = load_demo()
+    settings = {
+        "model": str(files.model),
+        "train": str(files.train),
+        "eval": str(files.dev),
+        "test": [str(files.test), *map(str, files.out_of_domain.values())],
+        "output": str(output),
+        "training.seed": args.seed,
+        "dtype": args.dtype,
+    }
+    _run(resolve(settings), overwrite=args.overwrite, resume=stopped)

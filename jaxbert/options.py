@@ -1,0 +1,210 @@
+"""What `jaxbert finetune` is told: flags and configuration files to one resolved, JSON-able whole.
+
+Later sources win: defaults, the strategy, the configuration file, the flags.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+
+class Flag(NamedTuple):
+    """A flag of `jaxbert finetune` and the place of its value in the configuration."""
+
+    name: str
+    place: str
+    type: type
+    help: str
+
+
+_O = "training.optimizer."
+FLAGS = (
+    Flag("--model", "model", str, "directory or hub id of the pre-trained model"),
+    Flag("--revision", "revision", str, "branch, tag or commit of a hub model"),
+    Flag("--train", "train", str, "training examples: csv, tsv, jsonl, parquet, or a hub data set"),
+    Flag("--eval", "eval", str, "examples by which the best model is chosen"),
+    Flag("--text-column", "text_column", str, "column of the text (default: text)"),
+    Flag("--text-pair-column", "text_pair_column", str, "column of the second text of a pair"),
+    Flag("--label-column", "label_column", str, "column of the label (default: label)"),
+    Flag("--output", "output", str, "directory for the run"),
+    Flag("--strategy", "strategy", str, "named learning-rate strategy (default: discriminative)"),
+    Flag("--strategy-file", "strategy_file", str, "TOML file with strategies of your own"),
+    Flag("--learning-rate", _O + "learning_rate", float, "peak learning rate"),
+    Flag("--layer-decay", _O + "layer_decay", float, "factor from one layer to the one below"),
+    Flag("--convention", _O + "convention", str, "how depth counts: standard, sun2019, electra"),
+    Flag("--head-multiplier", _O + "head_multiplier", float, "factor on the head's rate"),
+    Flag("--schedule", _O + "schedule", str, "linear, cosine, constant, one-cycle, ..."),
+    Flag("--warmup", _O + "warmup", float, "below 1: share of all steps; from 1: steps"),
+    Flag("--optimizer", _O + "optimizer", str, "adamw, adafactor, lamb, lion, sgd"),
+    Flag("--weight-decay", _O + "weight_decay", float, "decoupled weight decay"),
+    Flag("--clip-norm", _O + "clip_norm", float, "largest norm of the gradient"),
+    Flag("--unfreezing", _O + "unfreezing", float, "epochs between a group and the next below"),
+    Flag("--epochs", "training.epochs", int, "passes over the training examples"),
+    Flag("--batch-size", "training.batch_size", int, "examples in an update"),
+    Flag("--accumulation", "training.accumulation", int, "parts an update is computed in"),
+    Flag("--max-length", "training.max_length", int, "tokens kept of a text"),
+    Flag("--layout", "training.layout", str, "packed, bucketed, padded: speed, nothing else"),
+    Flag("--label-smoothing", "training.label_smoothing", float, "in [0, 1)"),
+    Flag("--eval-every", "training.eval_every", int, "steps between evaluations (default: epoch)"),
+    Flag("--metric", "training.metric", str, "score by which the best model is chosen"),
+    Flag("--patience", "training.patience", int, "evaluations without gain before stopping"),
+    Flag("--seed", "training.seed", int, "of order, dropout and new parameters"),
+    Flag("--dtype", "dtype", str, "of matrix products: float32, bfloat16"),
+    Flag("--param-dtype", "param_dtype", str, "of parameters: float32, bfloat16"),
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FinetuneOptions:
+    """A resolved run of `jaxbert finetune`; see `FLAGS` for the fields."""
+
+    model: str
+    train: str
+    output: str
+    training: dict[str, Any]
+    eval: str | None = None
+    test: tuple[str, ...] = ()
+    revision: str | None = None
+    text_column: str = "text"
+    text_pair_column: str | None = None
+    label_column: str = "label"
+    strategy: str = "discriminative"
+    strategy_file: str | None = None
+    dtype: str = "float32"
+    param_dtype: str = "float32"
+    gradient_checkpointing: bool = False
+
+    def to_json(self) -> str:
+        """As a file that `--config` reads."""
+        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+
+
+def add_finetune_flags(parser: argparse.ArgumentParser) -> None:
+    """Gives the parser every flag of `FLAGS` and the few that are no plain values."""
+    for flag in FLAGS:
+        parser.add_argument(flag.name, dest=flag.place, type=flag.type, help=flag.help)
+    parser.add_argument(
+        "--test", action="append", help="labelled examples to report on; repeatable"
+    )
+    parser.add_argument(
+        "--freeze",
+        action="append",
+        metavar="GROUP",
+        help="group (embeddings, layer_0, ...) or pattern that never moves; repeatable",
+    )
+    parser.add_argument(
+        "--gradient-checkpointing", action="store_true", default=None, help="less memory, slower"
+    )
+    parser.add_argument("--config", help="TOML or JSON file of these settings")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="PLACE=VALUE",
+        help="any setting by its place in the file, training.optimizer.beta2=0.98; repeatable",
+    )
+
+
+def resolve(flags: Mapping[str, Any]) -> FinetuneOptions:
+    """The run that these flags, and the file they name, ask for.
+
+    Args:
+      flags: the parsed command line; None = not given.
+
+    Raises:
+      ValueError: unknown keys, missing or bad values: of the file, the flags, the strategy.
+    """
+    from jaxbert.training import TrainConfig
+
+    given = _from_flags(flags)
+    settings = _read_file(Path(flags["config"])) if flags.get("config") else {}
+    if "strategy" in given:
+        # Another strategy takes no learning rates from the file: they were meant for the file's.
+        settings.get("training", {}).pop("optimizer", None)
+    settings = _merged(settings, given)
+    training = dict(settings.pop("training", {}))
+    optimizer = _strategy(settings).config(**training.pop("optimizer", {}))
+    config = TrainConfig.from_dict(training | {"optimizer": optimizer})
+    return _checked(settings, dataclasses.asdict(config))
+
+
+def _strategy(settings: Mapping[str, Any]) -> Any:
+    from jaxbert.optim import DEFAULT_STRATEGY, STRATEGIES, get_strategy, load_strategies
+
+    path = settings.get("strategy_file")
+    known = load_strategies(path) if path else STRATEGIES
+    return get_strategy(settings.get("strategy", DEFAULT_STRATEGY), known)
+
+
+def _checked(settings: dict[str, Any], training: dict[str, Any]) -> FinetuneOptions:
+    fields = {field.name: field for field in dataclasses.fields(FinetuneOptions)}
+    unknown = sorted(set(settings) - set(fields))
+    if unknown:
+        raise ValueError(f"unknown settings {', '.join(unknown)}; known are {', '.join(fields)}")
+    missing = [n for n in ("model", "train", "output") if not settings.get(n)]
+    if missing:
+        raise ValueError(f"missing: {', '.join(f'--{name}' for name in missing)}")
+    settings["test"] = tuple(settings.get("test") or ())
+    return FinetuneOptions(training=training, **settings)
+
+
+def _from_flags(flags: Mapping[str, Any]) -> dict[str, Any]:
+    """The flags that were given, as a nested mapping."""
+    settings: dict[str, Any] = {}
+    for flag in FLAGS:
+        if flags.get(flag.place) is not None:
+            _put(settings, flag.place, flags[flag.place])
+    for name in ("test", "gradient_checkpointing"):
+        if flags.get(name):
+            settings[name] = flags[name]
+    if flags.get("freeze"):
+        _put(settings, _O + "frozen", flags["freeze"])
+    for assignment in flags.get("set") or ():
+        place, equals, value = assignment.partition("=")
+        if not equals:
+            raise ValueError(f"--set {assignment}: want PLACE=VALUE")
+        _put(settings, place, _parse_value(value))
+    return settings
+
+
+def _parse_value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return None if text in ("None", "null") else text
+
+
+def _put(settings: dict[str, Any], place: str, value: Any) -> None:
+    *folders, name = place.split(".")
+    for folder in folders:
+        settings = settings.setdefault(folder, {})
+        if not isinstance(settings, dict):
+            raise ValueError(f"{place}: {folder} is a value, it holds no settings")
+    settings[name] = value
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    """A TOML or JSON file of settings."""
+    text = path.read_text(encoding="utf-8")
+    try:
+        settings = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+    except (json.JSONDecodeError, tomllib.TOMLDecodeError) as error:
+        kind = "JSON" if path.suffix == ".json" else "TOML"
+        raise ValueError(f"{path} is no {kind} file: {error}") from error
+    if not isinstance(settings, dict):
+        raise ValueError(f"{path}: want settings by name, got {type(settings).__name__}")
+    return settings
+
+
+def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for name, value in above.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(name), Mapping)
+        merged[name] = _merged(merged[name], value) if both else value
+    return merged
