@@ -1,0 +1,1 @@
+"""Measurements of jaxbert against PyTorch; their results are in `results`, a line a run."""
