@@ -79,7 +79,7 @@ def make_train_step(
 
         total, count, grads = _accumulate(gradient, batch, accumulation)
         grads = jax.tree.map(lambda g: (g / count).astype(g.dtype), grads)
-        norm = optax.global_norm(grads)
+        norm = optax.tree.norm(grads)
         grads = _join(grads, jax.tree.map(jnp.zeros_like, resting))
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
