@@ -1,0 +1,127 @@
+"""Writes the README's tables from benchmarks/results and from the package itself.
+
+python -m benchmarks.tables            # rewrite README.md
+python -m benchmarks.tables --check    # fail if it is not up to date
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import re
+import statistics
+from pathlib import Path
+from typing import Any
+
+from benchmarks.results import read_results
+
+README = Path(__file__).parent.parent / "README.md"
+SETS = {"dev": "dev", "test": "test", "amazon": "product reviews", "nyt": "editorials",
+        "tweets": "tweets"}  # fmt: skip
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def demo() -> str:
+    """Accuracy of the demo and of PyTorch with the same hyper-parameters, mean over seeds."""
+    sides = {
+        "jaxbert, float32": [r for r in read_results("demo") if r["dtype"] == "float32"],
+        "jaxbert, bfloat16": [r for r in read_results("demo") if r["dtype"] == "bfloat16"],
+        "PyTorch, float32": read_results("torch_finetune"),
+    }
+    rows = []
+    for name, runs in sides.items():
+        if runs:
+            scores = [_percent([r["accuracy"][s] for r in runs]) for s in SETS]
+            rows.append([name, _seeds(runs), *scores, *_costs(runs)])
+    header = ["accuracy, %", "seeds", *SETS.values(), "training, s", "peak memory, GiB"]
+    commands = (
+        "`make demo`, then `python -m benchmarks.demo runs/demo` and "
+        "`python -m benchmarks.torch_finetune runs/demo`"
+    )
+    machines = sorted({_machine(r) for runs in sides.values() for r in runs})
+    return f"{table(header, rows)}\n\n{commands}; {'; '.join(machines)}."
+
+
+def _percent(values: list[float]) -> str:
+    mean = f"{100 * statistics.mean(values):.1f}"
+    return mean if len(values) == 1 else f"{mean} ± {100 * statistics.stdev(values):.1f}"
+
+
+def _seeds(runs: list[dict[str, Any]]) -> str:
+    return ", ".join(str(seed) for seed in sorted({r["seed"] for r in runs}))
+
+
+def _costs(runs: list[dict[str, Any]]) -> list[str]:
+    seconds = statistics.median(r["seconds"] for r in runs)
+    memory = statistics.median(r["peak_memory_bytes"] for r in runs)
+    return [f"{seconds:.0f}", f"{memory / 2**30:.2f}"]
+
+
+def _machine(row: dict[str, Any]) -> str:
+    machine = row["machine"]
+    return f"{machine['cores']} cores of {machine['processor']}"
+
+
+def lr() -> str:
+    """What `jaxbert lr` prints for BERT-base."""
+    from jaxbert.cli import main
+
+    command = ["lr", "--model", "bert-base-uncased"]
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        main(command)
+    return f"```\n$ jaxbert {' '.join(command)}\n{printed.getvalue()}```"
+
+
+def strategies() -> str:
+    """Every strategy, from its row."""
+    from jaxbert.optim import STRATEGIES
+
+    rows = []
+    for name, row in STRATEGIES.items():
+        config = row.config()
+        decay = f"{config.layer_decay:.3g}" if config.layer_decay != 1 else "none"
+        rows.append(
+            [f"`{name}`", row.about, f"{config.learning_rate:g}", decay, f"`{config.schedule}`"]
+        )
+    return table(["strategy", "what", "peak rate", "layer decay", "schedule"], rows)
+
+
+TABLES = {"demo": demo, "lr": lr, "strategies": strategies}
+
+
+def filled(text: str) -> str:
+    """The text with every table between its marks made anew."""
+    for name, make in TABLES.items():
+        pattern = rf"(<!-- begin: {name} -->\n).*?(<!-- end: {name} -->)"
+        body = make()
+        text, count = re.subn(
+            pattern, lambda m, body=body: f"{m[1]}{body}\n{m[2]}", text, flags=re.S
+        )
+        if count != 1:
+            raise ValueError(f"README.md has {count} places for the table {name!r}, want 1")
+    return text
+
+
+def main() -> int:
+    """Rewrites README.md, or checks it."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--check", action="store_true", help="write nothing; status 1 if stale")
+    check = parser.parse_args().check
+    old = README.read_text(encoding="utf-8")
+    new = filled(old)
+    if check:
+        print("README.md is up to date" if new == old else "README.md is stale")
+        return int(new != old)
+    README.write_text(new, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
