@@ -1,6 +1,5 @@
 # make demo   fine-tune a real BERT on real text and print how it did
 # make test   everything that CI runs
-# make bench  time training and inference against PyTorch, and print the table
 #
 # Each makes the environment it needs in $(VENV) from pyproject.toml, once.
 
@@ -8,15 +7,17 @@ PYTHON ?= $(shell for p in python3.11 python3; do $$p -c '' 2>/dev/null && echo 
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet
+# Compiling dominates the tests, on one core each: two files at a time.
+PYTEST := -n 2 --dist loadfile
 NEWER := $(VENV)-3.12
 
-.PHONY: demo test lint test-newer bench env env-test clean
+.PHONY: demo test lint test-newer env env-test clean
 
 demo: env
 	$(BIN)/jaxbert demo $(ARGS)
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PYTEST)
 	$(MAKE) test-newer
 
 lint: env-test
@@ -27,11 +28,8 @@ lint: env-test
 # what PyTorch computes is in tests/golden.
 test-newer:
 	@if python3.12 -c '' 2>/dev/null; then $(MAKE) $(NEWER)/ready && \
-	  $(NEWER)/bin/python -m pytest --ignore=tests/parity; \
+	  $(NEWER)/bin/python -m pytest $(PYTEST) --ignore=tests/parity; \
 	else echo 'python3.12 cannot be called: the tests on the newest JAX are left out'; fi
-
-bench: env-test
-	$(BIN)/python -m benchmarks.compare $(ARGS)
 
 env: $(VENV)/ready
 env-test: $(VENV)/ready-test
