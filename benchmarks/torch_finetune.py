@@ -1,8 +1,9 @@
 """PyTorch fine-tunes the demo model on the demo data with the hyper-parameters of a jaxbert run.
 
-The yardstick of the demo's accuracy. It shares with jaxbert the files, the split and the
-hyper-parameters, read from the run's own run.json, and nothing else: tokenizer calls, padding,
-parameter groups, schedule and loop are written here, on `transformers` and `torch` alone.
+The yardstick of the demo's accuracy. It shares with jaxbert the files, the split, the
+allocator's settings and the hyper-parameters, read from the run's own run.json, and nothing else:
+tokenizer calls, padding, parameter groups, schedule and loop are written here, on `transformers`
+and `torch` alone.
 
     jaxbert demo --output runs/demo
     python -m benchmarks.torch_finetune runs/demo --seed 0
