@@ -1,0 +1,117 @@
+"""The configuration: what it refuses, and JSON there and back."""
+
+import dataclasses
+import json
+import math
+
+import pytest
+
+from jaxbert.optim import OptimizerConfig
+
+FULL = OptimizerConfig(
+    optimizer="lamb",
+    learning_rate=3e-4,
+    schedule="triangular2",
+    schedule_options={"cycles": 4, "base": 0.1},
+    warmup=100,
+    layer_decay=0.8,
+    convention="electra",
+    head_multiplier=2.0,
+    multipliers=[["pooler", 2.0], [".*/bias", 0.5]],
+    frozen=["embeddings"],
+    unfreezing={"layer_0": 2, "layer_1": 1},
+    reinitialise_layers=1,
+    weight_decay=0.1,
+    clip_norm=None,
+    beta1=0.8,
+    beta2=0.95,
+    epsilon=1e-8,
+    bias_correction=False,
+)
+
+
+def test_every_field_differs_from_its_default_in_the_full_example():
+    default = OptimizerConfig()
+    for field in dataclasses.fields(OptimizerConfig):
+        assert getattr(FULL, field.name) != getattr(default, field.name), field.name
+
+
+@pytest.mark.parametrize("config", [OptimizerConfig(), FULL], ids=["default", "full"])
+def test_json_there_and_back(config):
+    text = json.dumps(dataclasses.asdict(config))
+    again = OptimizerConfig.from_dict(json.loads(text))
+    assert again == config
+    assert hash(again) == hash(config)
+
+
+def test_rows_become_tuples_in_their_order():
+    assert FULL.multipliers == (("pooler", 2.0), (".*/bias", 0.5))
+    assert FULL.schedule_options == (("cycles", 4), ("base", 0.1))
+    assert FULL.unfreezing == (("layer_0", 2), ("layer_1", 1))
+    assert FULL.frozen == ("embeddings",)
+
+
+def test_unknown_keys_are_all_named():
+    with pytest.raises(ValueError, match="unknown lr, warm_up; known are optimizer, learning_rate"):
+        OptimizerConfig.from_dict({"lr": 1, "warm_up": 2, "schedule": "linear"})
+
+
+BAD = [
+    ("optimizer", "adam", "one of adamw, adafactor, lamb, lion, sgd"),
+    ("optimizer", ["adamw"], "one of adamw"),
+    ("learning_rate", 0.0, "a positive number"),
+    ("learning_rate", "1e-4", "a positive number"),
+    ("learning_rate", math.inf, "a positive number"),
+    ("schedule", "cos", "one of constant, linear"),
+    ("schedule", ["linear"], "one of constant, linear"),
+    ("schedule_options", {"end": "0"}, r"rows of \(option, number\)"),
+    ("schedule_options", [["end"]], r"rows of \(option, number\)"),
+    ("schedule_options", {"end": 2}, r"in \[0, 1\]"),
+    ("warmup", -0.1, "a fraction below 1 or a whole number of steps"),
+    ("warmup", True, "a fraction below 1"),
+    ("layer_decay", 1.1, r"a number in \(0, 1\]"),
+    ("layer_decay", 0, r"a number in \(0, 1\]"),
+    ("convention", "timm", "one of standard, sun2019, electra"),
+    ("head_multiplier", -1, "a positive number"),
+    ("multipliers", {"pooler": 0}, "number > 0.*freeze it"),
+    ("multipliers", {"(": 1}, "no regular expression"),
+    ("frozen", "embeddings", "a list of patterns"),
+    ("frozen", [1], "a list of patterns"),
+    ("frozen", ["*"], "no regular expression"),
+    ("unfreezing", -1, "epochs >= 0"),
+    ("unfreezing", {"head": -1}, "epochs >= 0"),
+    ("unfreezing", {"[": 1}, "no regular expression"),
+    ("reinitialise_layers", 1.5, "a whole number"),
+    ("weight_decay", -0.01, "a number, at least 0"),
+    ("clip_norm", 0, "a positive number or None"),
+    ("beta1", 1.0, r"a number in \[0, 1\)"),
+    ("beta2", -0.1, r"a number in \[0, 1\)"),
+    ("epsilon", 0, "a positive number"),
+    ("bias_correction", 1, "True or False"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "wanted"), BAD)
+def test_a_bad_value_is_named_with_what_is_wanted(name, value, wanted):
+    # Of the value, the start: mappings are shown as the rows they became.
+    with pytest.raises(
+        ValueError, match=f"^optimizer: .*{name.removesuffix('_options')}.*{wanted}"
+    ):
+        OptimizerConfig(**{name: value})
+
+
+def test_all_bad_values_are_named_at_once():
+    last = {name: value for name, value, _ in BAD}
+    with pytest.raises(ValueError) as error:  # noqa: PT011 (the message is checked below)
+        OptimizerConfig(**last)
+    assert all(name.removesuffix("_options") in str(error.value) for name in last)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("optimizer", ["adafactor", "lion", "sgd"])
+def test_settings_an_optimizer_would_ignore_are_refused(optimizer):
+    with pytest.raises(ValueError, match=f"bias_correction=False has no meaning for {optimizer!r}"):
+        OptimizerConfig(optimizer=optimizer, bias_correction=False)
+    if optimizer != "lion":
+        with pytest.raises(ValueError, match=rf"beta2=0\.9 has no meaning for {optimizer!r}"):
+            OptimizerConfig(optimizer=optimizer, beta2=0.9)

@@ -1,0 +1,165 @@
+"""The named strategies: what each must be, and reading one from TOML."""
+
+import dataclasses
+
+import pytest
+
+from jaxbert.optim import (
+    DEFAULT_STRATEGY,
+    STRATEGIES,
+    OptimizerConfig,
+    Strategy,
+    get_strategy,
+    load_strategies,
+    make_groups,
+)
+
+PROJECT = ["high", "pretraining", "annealing", "cyclical", "discriminative", "uniform"]
+LITERATURE = ["devlin2019", "ulmfit", "sun2019", "zhang2020", "mosbach2020", "electra", "lp-ft",
+              "one-cycle", "frozen"]  # fmt: skip
+
+
+def test_the_strategies_of_the_project_and_the_literature_are_there():
+    assert list(STRATEGIES) == [*PROJECT, *LITERATURE]
+    assert DEFAULT_STRATEGY == "discriminative"
+    assert all(row.about and row.source for row in STRATEGIES.values())
+
+
+# Facts of EVIDENCE, section 3, and of the released codes; a subset of each row.
+FACTS = {
+    "high": {"learning_rate": 1e-3, "schedule": "constant", "layer_decay": 1},
+    "pretraining": {"learning_rate": 1e-4, "schedule": "constant", "layer_decay": 1},
+    "annealing": {"learning_rate": 1e-4, "schedule": "cosine", "warmup": None, "layer_decay": 1},
+    "cyclical": {"schedule": "triangular", "layer_decay": 1},
+    "discriminative": {"learning_rate": 5e-5, "layer_decay": 0.9, "warmup": 0.1,
+                       "schedule": "linear", "convention": "standard", "bias_correction": True},
+    "devlin2019": {"learning_rate": 2e-5, "bias_correction": False, "epsilon": 1e-6, "warmup": 0.1},
+    "ulmfit": {"layer_decay": 1 / 2.6, "schedule": "slanted-triangular", "warmup": 0.1,
+               "unfreezing": 1, "convention": "standard"},
+    "sun2019": {"learning_rate": 2e-5, "layer_decay": 0.95, "convention": "sun2019"},
+    "zhang2020": {"learning_rate": 2e-5, "layer_decay": 0.95, "warmup": 0.1, "weight_decay": 0,
+                  "bias_correction": True, "reinitialise_layers": 2},
+    "mosbach2020": {"learning_rate": 2e-5, "bias_correction": True, "epsilon": 1e-6, "warmup": 0.1,
+                    "schedule": "linear", "weight_decay": 0.01, "clip_norm": 1},
+    "electra": {"learning_rate": 1e-4, "layer_decay": 0.8, "convention": "electra"},
+    "lp-ft": {"layer_decay": 1, "frozen": ()},
+    "one-cycle": {"schedule": "one-cycle", "layer_decay": 1},
+    "frozen": {"unfreezing": 0},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FACTS)
+def test_a_row_says_what_its_source_says(name):
+    config = STRATEGIES[name].config()
+    assert {key: getattr(config, key) for key in FACTS[name]} == FACTS[name]
+
+
+def test_epoch_hints():
+    hints = {name: row.epochs for name, row in STRATEGIES.items() if row.epochs}
+    assert hints["mosbach2020"] == 20
+    assert hints["sun2019"] == 4
+
+
+def test_the_control_differs_from_discriminative_in_rate_and_decay_only():
+    uniform, default = (STRATEGIES[n].config() for n in ("uniform", "discriminative"))
+    rate, decay = default.learning_rate, default.layer_decay
+    assert dataclasses.replace(uniform, learning_rate=rate, layer_decay=decay) == default
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.parametrize(
+    "shape", [{}, {"head": "qa_outputs", "pooler": False}, {"head": "predictions", "pooler": False}]
+)
+def test_every_strategy_fits_every_task_model(make_params, name, shape):
+    groups = make_groups(STRATEGIES[name].config(), make_params(**shape))
+    assert not groups["head"].frozen
+    assert groups["head"].epoch == 0
+    asleep = {label for label, group in groups.items() if group.frozen or group.epoch > 0}
+    wanted = {"frozen": set(groups) - {"head"}, "lp-ft": set(groups) - {"head"},
+              "ulmfit": set(groups) - {"head", "pooler"}}  # fmt: skip
+    assert asleep == wanted.get(name, set())
+
+
+def test_the_users_settings_win_over_the_row():
+    row = STRATEGIES["discriminative"]
+    config = row.config(learning_rate=1e-4, warmup=500)
+    assert config == dataclasses.replace(row.config(), learning_rate=1e-4, warmup=500)
+    with pytest.raises(ValueError, match="unknown lr"):
+        row.config(lr=1)
+
+
+def test_another_schedule_drops_the_rows_options():
+    row = Strategy("x", "", "", {"schedule": "triangular", "schedule_options": {"cycles": 5}})
+    assert row.config(learning_rate=1.0).schedule_options == (("cycles", 5),)
+    assert row.config(schedule="triangular").schedule_options == (("cycles", 5),)
+    assert row.config(schedule="linear").schedule_options == ()
+
+
+def test_an_unknown_strategy_lists_the_known_ones():
+    with pytest.raises(ValueError, match="strategy='fast' must be one of high, pretraining"):
+        get_strategy("fast")
+    assert get_strategy("frozen") is STRATEGIES["frozen"]
+
+
+TOML = """
+[gentle]
+about = "a lower rate, and more of a slope"
+learning_rate = 2e-5
+layer_decay = 0.8
+warmup = 0.1
+schedule = "triangular"
+schedule_options = { cycles = 5 }
+multipliers = { pooler = 2.0, ".*/bias" = 0.5 }
+unfreezing = [["layer_0", 2]]
+frozen = ["embeddings"]
+epochs = 5
+
+[uniform]
+learning_rate = 1e-5
+"""
+
+
+def test_strategies_from_toml(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text(TOML)
+    strategies = load_strategies(path)
+    assert list(strategies) == [*STRATEGIES, "gentle"]
+    assert strategies["gentle"].epochs == 5
+    assert strategies["gentle"].config() == OptimizerConfig(
+        learning_rate=2e-5,
+        layer_decay=0.8,
+        warmup=0.1,
+        schedule="triangular",
+        schedule_options=(("cycles", 5),),
+        multipliers=(("pooler", 2.0), (".*/bias", 0.5)),
+        unfreezing=(("layer_0", 2),),
+        frozen=("embeddings",),
+    )
+    assert strategies["uniform"].config() == OptimizerConfig(learning_rate=1e-5)
+    assert STRATEGIES["uniform"].config().learning_rate == 3e-5
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[a]\nlr = 1\nwarm_up = 2\n[b]\nlayers = 1",
+         "strategy 'a': unknown lr, warm_up; known are about, .*strategy 'b': unknown layers"),
+        ("[a]\nlearning_rate = 0\nschedule = 'x'",
+         "strategy 'a': optimizer: learning_rate=0 must be .*schedule='x' must be"),
+        ("[a]\nepochs = 0", "epochs=0 must be positive"),
+        ("a = 1", r"strategy 'a' must be a table, \[a\], not 1"),
+        ("a = ", "is no TOML file"),
+        ("", "holds no strategy"),
+    ],
+)  # fmt: skip
+def test_bad_toml_is_explained(tmp_path, text, message):
+    path = tmp_path / "bad.toml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message) as error:
+        load_strategies(path)
+    assert str(path) in str(error.value)
+
+
+def test_a_missing_file_says_so(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        load_strategies(tmp_path / "none.toml")
