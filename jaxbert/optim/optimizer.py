@@ -1,0 +1,141 @@
+"""`OptimizerConfig` -> one optax chain, with a learning rate for every group of layers.
+
+    clip -> scale_by_<optimizer> -> add_decayed_weights -> [trust ratio] -> rate per group -> -1
+
+- Clipping is by one norm over everything that moves, before the groups part. Frozen leaves are
+  outside the chain: they hold no moments, enter no norm and get an update of exactly zero.
+- Moments are one state for all groups, with one step count.
+- Weight decay is decoupled and comes before the rates: a step shrinks a weight by rate * decay, as
+  in torch's AdamW. LAMB's trust ratio comes after the decay, as in optax.lamb.
+
+Gradual unfreezing: until its epoch a group's rate, and so its update, is exactly 0, and it stays
+out of the clipping norm, so that what is awake moves as if the rest were frozen for good. But its
+moments follow its gradient from the first step (clipped as if all were awake). Kept at zero until
+then they would meet a step count that calls them settled, and Adam's first updates would be 3 to
+6.6 times too large; so, a group wakes with honest averages. The schedule is the whole run's: a
+group that wakes late joins it where it is.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxbert.optim import layers
+from jaxbert.optim.config import OptimizerConfig
+from jaxbert.optim.groups import Peaks, first_step, learning_rates, make_groups
+
+
+def make_optimizer(
+    config: OptimizerConfig,
+    params: Any,
+    total_steps: int,
+    steps_per_epoch: int,
+    peaks: Peaks | None = None,
+) -> optax.GradientTransformation:
+    """The optimizer of a run; `update` wants the parameters too.
+
+    Args: as `learning_rates`.
+
+    Raises:
+      ValueError: as `learning_rates`.
+    """
+    groups = make_groups(config, params)
+    rates = learning_rates(config, params, total_steps, steps_per_epoch, peaks)
+    moving = {name: group for name, group in groups.items() if not group.frozen}
+    first_steps = {p: first_step(g, steps_per_epoch) for g in moving.values() for p in g.paths}
+    # The chain sees a MaskedNode, no leaf at all, where a leaf is frozen; so must its trees.
+    name_of = {path: name for name, group in moving.items() for path in group.paths}
+    names, decayed, first_steps = (
+        layers.path_tree(params, values, optax.MaskedNode())
+        for values in (name_of, {p: layers.decays_weight(p) for p in name_of}, first_steps)
+    )
+    chain = optax.chain(
+        _clip(config.clip_norm, first_steps),
+        _scale_by(config),
+        optax.add_decayed_weights(config.weight_decay, mask=decayed),
+        optax.scale_by_trust_ratio() if config.optimizer == "lamb" else optax.identity(),
+        optax.multi_transform(
+            {name: optax.scale_by_schedule(rates[name]) for name in moving}, names
+        ),
+        optax.scale(-1.0),
+    )
+    sides = layers.path_tree(params, dict.fromkeys(name_of, "moving"), "frozen")
+    return optax.multi_transform({"moving": chain, "frozen": optax.set_to_zero()}, sides)
+
+
+def _scale_by(config: OptimizerConfig) -> optax.GradientTransformation:
+    """Gradient -> step of size about 1 (SGD: the gradient's size), before rate and sign."""
+    beta1, beta2 = config.beta1, 0.999 if config.beta2 is None else config.beta2
+    if config.optimizer in ("adamw", "lamb"):
+        adam = optax.scale_by_adam if config.bias_correction else scale_by_uncorrected_adam
+        return adam(b1=beta1, b2=beta2, eps=config.epsilon)
+    if config.optimizer == "lion":
+        return optax.scale_by_lion(b1=beta1, b2=0.99 if config.beta2 is None else beta2)
+    if config.optimizer == "sgd":
+        return optax.trace(decay=beta1)
+    # Adafactor (Shazeer & Stern 2018) without its scaling by the parameter's own size, so that a
+    # learning rate is a step size, as it is for the others.
+    return optax.chain(optax.scale_by_factored_rms(), optax.clip_by_block_rms(1.0))
+
+
+def scale_by_uncorrected_adam(b1: float, b2: float, eps: float) -> optax.GradientTransformation:
+    """m / (sqrt(v) + eps) without bias correction, as google-research/bert optimization.py.
+
+    So eps is added to the uncorrected root. The first steps are up to 6.6 times the size of
+    corrected Adam's (at step t by (1 - b1^t) / sqrt(1 - b2^t)): the instability that Zhang et al.
+    2020 and Mosbach et al. 2020 trace to it.
+    """
+
+    def init(params: Any) -> optax.ScaleByAdamState:
+        # Two sets of zeros: a buffer shared by both could not be donated.
+        mu, nu = optax.tree.zeros_like(params), optax.tree.zeros_like(params)
+        return optax.ScaleByAdamState(jnp.zeros([], jnp.int32), mu, nu)
+
+    def update(
+        gradients: Any, state: optax.ScaleByAdamState, params: Any = None
+    ) -> tuple[Any, optax.ScaleByAdamState]:
+        mu = jax.tree.map(lambda g, m: b1 * m + (1 - b1) * g, gradients, state.mu)
+        nu = jax.tree.map(lambda g, v: b2 * v + (1 - b2) * g * g, gradients, state.nu)
+        steps = jax.tree.map(lambda m, v: m / (jnp.sqrt(v) + eps), mu, nu)
+        return steps, optax.ScaleByAdamState(optax.safe_increment(state.count), mu, nu)
+
+    return optax.GradientTransformation(init, update)
+
+
+class ClipState(NamedTuple):
+    """The number of updates so far."""
+
+    count: jax.Array
+
+
+def _clip(max_norm: float | None, first_steps: Any) -> optax.GradientTransformation:
+    """`optax.clip_by_global_norm` that leaves sleeping leaves out of the norm of the others.
+
+    Args:
+      max_norm: None = no clipping.
+      first_steps: a tree like the gradients of the step at which each leaf wakes.
+    """
+    if max_norm is None:
+        return optax.identity()
+    if not any(jax.tree.leaves(first_steps)):
+        return optax.clip_by_global_norm(max_norm)
+
+    def clip(gradient: jax.Array, norm: jax.Array) -> jax.Array:
+        return jnp.where(norm < max_norm, gradient, gradient / norm * max_norm)
+
+    def update(gradients: Any, state: ClipState, params: Any = None) -> tuple[Any, ClipState]:
+        awake = jax.tree.map(lambda first: state.count >= first, first_steps)
+        awake_norm = optax.tree.norm(
+            jax.tree.map(lambda g, a: jnp.where(a, g, 0), gradients, awake)
+        )
+        norm = optax.tree.norm(gradients)
+        clipped = jax.tree.map(
+            lambda g, a: clip(g, jnp.where(a, awake_norm, norm)), gradients, awake
+        )
+        return clipped, ClipState(optax.safe_increment(state.count))
+
+    return optax.GradientTransformation(lambda params: ClipState(jnp.zeros([], jnp.int32)), update)
