@@ -1,0 +1,149 @@
+"""PyTorch's side of a comparison: `transformers` with SDPA, eager or compiled, and fused AdamW.
+
+It reads the files that `workload` wrote, and imports neither jax nor anything that does.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+
+from benchmarks.protocol import Side, serve
+from benchmarks.results import cores, peak_memory_bytes
+from benchmarks.torch_finetune import parameter_groups
+from benchmarks.workload import TOTAL_STEPS, Workload, read_data
+
+DEVICES = {"cpu": "cpu", "gpu": "cuda"}
+MEGABATCH = 50  # batches that are sorted by length together, as transformers' length grouping
+
+
+class TorchSide(Side):
+    """See `Side`.
+
+    Args:
+      compile: whether the model goes through torch.compile.
+    """
+
+    def __init__(self, workload: Workload, directory: Path, device: str, compile: bool) -> None:
+        if device not in DEVICES:
+            raise ValueError(f"{device=}: PyTorch is measured on {', '.join(DEVICES)}")
+        self.workload = workload
+        self.device = torch.device(DEVICES[device])
+        torch.set_num_threads(cores())
+        torch.manual_seed(workload.seed)
+        data = read_data(directory)
+        ids = torch.from_numpy(data.input_ids).long()
+        self._ids = ids.split(np.diff(data.offsets).tolist())
+        self._labels = torch.from_numpy(data.labels).long()
+        self._model = transformers.BertForSequenceClassification.from_pretrained(
+            directory / "model", attn_implementation="sdpa", dtype=torch.float32
+        ).to(self.device)
+        # Lengths that change from batch to batch would each be compiled anew.
+        dynamic = workload.torch_layout == "grouped"
+        self._forward = torch.compile(self._model, dynamic=dynamic) if compile else self._model
+        self._model.train(workload.kind == "train")
+        if workload.kind == "train":
+            settings = json.loads((directory / "optimizer.json").read_text(encoding="utf-8"))
+            self._start(settings)
+
+    def _start(self, settings: dict[str, Any]) -> None:
+        self._clip = settings["clip_norm"]
+        self._optimizer = torch.optim.AdamW(
+            parameter_groups(self._model, settings),
+            betas=(settings["beta1"], 0.999 if settings["beta2"] is None else settings["beta2"]),
+            eps=settings["epsilon"],
+            fused=True,
+        )
+        warmup = round((settings["warmup"] or 0) * TOTAL_STEPS)
+        self._schedule = transformers.get_linear_schedule_with_warmup(
+            self._optimizer, warmup, TOTAL_STEPS
+        )
+
+    def about(self) -> dict[str, Any]:
+        gpu = self.device.type == "cuda"
+        name = torch.cuda.get_device_name(self.device) if gpu else "cpu"
+        return {
+            "platform": "gpu" if gpu else "cpu",
+            "device": name,
+            "threads": torch.get_num_threads(),
+        }
+
+    def loss(self) -> float:
+        self._model.eval()
+        with torch.inference_mode(), self._autocast():
+            batch = self._batch(range(self.workload.batch))
+            loss = float(self._forward(**batch).loss)
+        self._model.train(self.workload.kind == "train")
+        return loss
+
+    def batches(self) -> Iterable[Mapping[str, torch.Tensor]]:
+        work = self.workload
+        order = np.arange(len(self._ids))
+        if work.torch_layout == "grouped":
+            order = self._grouped()
+        for at in range(0, len(order), work.batch):
+            yield self._batch(order[at : at + work.batch])
+
+    def _grouped(self) -> np.ndarray:
+        """A shuffled order, sorted by length within every MEGABATCH batches."""
+        lengths = np.array([len(row) for row in self._ids])
+        order = np.random.default_rng(self.workload.seed).permutation(len(lengths))
+        size = MEGABATCH * self.workload.batch
+        parts = [order[at : at + size] for at in range(0, len(order), size)]
+        return np.concatenate([part[np.argsort(-lengths[part], kind="stable")] for part in parts])
+
+    def _batch(self, members: Iterable[int]) -> dict[str, torch.Tensor]:
+        members = list(members)
+        rows = [self._ids[i] for i in members]
+        if not self.workload.is_ragged:
+            batch = {"input_ids": torch.stack(rows)}
+        else:
+            if self.workload.torch_layout == "grouped":
+                length = max(len(row) for row in rows)
+            else:
+                length = self.workload.length
+            ids = torch.full((len(rows), length), self._model.config.pad_token_id)
+            for to, row in zip(ids, rows, strict=True):
+                to[: len(row)] = row
+            lengths = torch.tensor([len(row) for row in rows])
+            mask = (torch.arange(length) < lengths[:, None]).long()
+            batch = {"input_ids": ids, "attention_mask": mask}
+        batch["labels"] = self._labels[members]
+        return {name: value.to(self.device) for name, value in batch.items()}
+
+    def step(self, batch: Mapping[str, torch.Tensor]) -> None:
+        if self.workload.kind == "infer":
+            inputs = {name: value for name, value in batch.items() if name != "labels"}
+            with torch.inference_mode(), self._autocast():
+                self._forward(**inputs)
+            return
+        with self._autocast():
+            loss = self._forward(**batch).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self._model.parameters(), self._clip)
+        self._optimizer.step()
+        self._schedule.step()
+        self._optimizer.zero_grad(set_to_none=True)
+
+    def _autocast(self) -> torch.autocast:
+        enabled = self.workload.dtype == "bfloat16"
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled)
+
+    def wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def memory(self) -> int:
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device)
+        return peak_memory_bytes()
+
+
+if __name__ == "__main__":
+    serve(TorchSide)
