@@ -64,6 +64,9 @@ def product(spec: str, a: Array, b: Array, compute: Compute) -> Array:
     return out.astype(compute.activation_dtype)
 
 
+_LINEAR = "id,df->if"
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _product(spec: str, dtype: str, a: Array, b: Array) -> Array:
     return jnp.einsum(spec, a.astype(dtype), b.astype(dtype), preferred_element_type=jnp.float32)
@@ -82,11 +85,26 @@ def _product_backward(spec, dtype, residuals, g):
     a, b, like_a, like_b = residuals
     (in_a, in_b), out = spec.split("->")[0].split(","), spec.split("->")[1]
     grad_a = _product(f"{out},{in_b}->{in_a}", dtype, g, b)
-    grad_b = _product(f"{in_a},{out}->{in_b}", dtype, a, g)
+    if spec == _LINEAR and jax.default_backend() == "cpu":
+        grad_b = _product("di,if->df", dtype, _tiled_transpose(a), g.astype(dtype))
+    else:
+        grad_b = _product(f"{in_a},{out}->{in_b}", dtype, a, g)
     return grad_a.astype(like_a.dtype), grad_b.astype(like_b.dtype)
 
 
 _product.defvjp(_product_forward, _product_backward)
+
+
+def _tiled_transpose(x: Array) -> Array:
+    """x.T of a matrix, written so that XLA does not fold it into the product that follows.
+
+    XLA on CPUs has a bfloat16 product for operands that are not transposed only, and turns the
+    others into float32 first: the gradient of every kernel, x.T @ g, at half the speed.
+    """
+    rows, columns = x.shape
+    tile = [min(size & -size, 64) for size in x.shape]  # the largest power of 2 that divides it
+    tiles = x.reshape(rows // tile[0], tile[0], columns // tile[1], tile[1])
+    return tiles.transpose(2, 3, 0, 1).reshape(columns, rows)
 
 
 def _normal(rngs: nnx.Rngs, shape: tuple[int, ...], scale: float, compute: Compute) -> nnx.Param:
@@ -111,7 +129,7 @@ class Linear(nnx.Module):
 
     def __call__(self, x: Array) -> Array:
         rows = x.reshape(-1, x.shape[-1])
-        y = product("id,df->if", rows, self.kernel[...], self.compute)
+        y = product(_LINEAR, rows, self.kernel[...], self.compute)
         return (y + self.bias[...].astype(y.dtype)).reshape(*x.shape[:-1], -1)
 
 
