@@ -14,7 +14,9 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+from benchmarks.compare import ratio_to_torch
 from benchmarks.results import read_results
+from benchmarks.workload import WORKLOADS
 
 README = Path(__file__).parent.parent / "README.md"
 SETS = {"dev": "dev", "test": "test", "amazon": "product reviews", "nyt": "editorials",
@@ -93,7 +95,59 @@ def strategies() -> str:
     return table(["strategy", "what", "peak rate", "layer decay", "schedule"], rows)
 
 
-TABLES = {"demo": demo, "lr": lr, "strategies": strategies}
+SPEED_SIDES = {"jaxbert": "jaxbert", "torch-eager": "PyTorch eager",
+               "torch-compiled": "PyTorch compiled"}  # fmt: skip
+
+
+def speed() -> str:
+    """The latest comparison of every workload on every device: milliseconds a step, and memory."""
+    runs: dict[tuple[str, str], dict[str, Any]] = {}
+    for row in read_results("speed"):
+        runs.setdefault((row["workload"]["name"], row["time"]), {})[row["side"]] = row
+    if not runs:
+        return "Not measured yet: `make bench` does."
+    latest = {(name, _where(sides)): sides for (name, _), sides in runs.items()}
+    rows = []
+    for (name, where), sides in sorted(latest.items(), key=lambda run: _place(run[0][0])):
+        shown = [sides.get(side) for side in SPEED_SIDES]
+        ratio = ratio_to_torch(sides)
+        memory = " / ".join(map(_gibibytes, shown))
+        speed = f"{ratio:.2f}x" if ratio else "-"
+        rows.append([name, where, *map(_milliseconds, shown), speed, memory])
+    header = ["work", "on", *SPEED_SIDES.values(), "speed", "peak memory, GiB, in that order"]
+    commands = {f"`{row['command']}`" for sides in latest.values() for row in sides.values()}
+    note = (
+        "Milliseconds a step: the median of all rounds (least - most). Speed: jaxbert's over the "
+        "faster PyTorch's, a ratio of medians of one interleaved run."
+    )
+    return f"{table(header, rows)}\n\n{note} {'; '.join(sorted(commands))}."
+
+
+def _place(name: str) -> int:
+    return [*WORKLOADS, name].index(name)
+
+
+def _where(sides: dict[str, Any]) -> str:
+    """The processor or accelerator; a side that failed to start does not know."""
+    row = next((row for row in sides.values() if "platform" in row), None)
+    return (
+        row["device"] if row and row["platform"] != "cpu" else _machine(next(iter(sides.values())))
+    )
+
+
+def _milliseconds(row: dict[str, Any] | None) -> str:
+    if row is None or "error" in row:
+        return "-" if row is None else "failed"
+    steps = [1000 * seconds for seconds in row["step_seconds"]]
+    return f"{statistics.median(steps):.0f} ({min(steps):.0f} - {max(steps):.0f})"
+
+
+def _gibibytes(row: dict[str, Any] | None) -> str:
+    peak = (row or {}).get("peak_memory_bytes")
+    return f"{peak / 2**30:.2f}" if peak else "-"
+
+
+TABLES = {"demo": demo, "speed": speed, "lr": lr, "strategies": strategies}
 
 
 def filled(text: str) -> str:
