@@ -61,6 +61,8 @@ def side_environment(device: str) -> dict[str, str]:
     env.pop("JAX_COMPILATION_CACHE_DIR", None)  # compilation is measured
     if device == "cpu":
         env.setdefault("GLIBC_TUNABLES", ALLOCATOR)
+    else:
+        env["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # the sides share the accelerator
     return env
 
 
