@@ -245,11 +245,18 @@ def _print_results(run: dict[str, Any], output: Path) -> None:
     rows = [[name, *(_number(v) for v in values.values())] for name, values in scores.items()]
     if rows:
         _print_table(["data", *names], rows)
+    compilation, data = run["compilation"], run["data"]
     print(
-        f"{run['step']} steps in {run['seconds']:.0f} s "
-        f"(compilation {run['compilation']['seconds']:.0f} s), "
-        f"peak memory {run['peak_memory_bytes'] / 2**30:.2f} GiB, "
-        f"{run['data']['packing_efficiency']:.0%} of computed tokens real"
+        f"{run['step']} steps in {run['seconds']:.0f} s, of which {compilation['seconds']:.0f} s "
+        f"compiling {len(compilation['train_shapes'])} of at most "
+        f"{compilation['possible_shapes']} batch shapes; "
+        f"{run['seconds_waiting_for_data']:.1f} s waiting for data; "
+        f"peak memory {run['peak_memory_bytes'] / 2**30:.2f} GiB"
+    )
+    print(
+        f"{data['packing_efficiency']:.0%} of the computed tokens are text, "
+        f"{data['truncated_examples']} examples were cut to "
+        f"{run['config']['max_length']} tokens"
     )
     print(f"model, metrics and configuration: {output}")
 
