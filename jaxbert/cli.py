@@ -86,7 +86,7 @@ def _keep_compiled_programs() -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from jaxbert.options import add_finetune_flags
+    from jaxbert import options
 
     parser = argparse.ArgumentParser(
         prog="jaxbert", description="Fine-tune BERT in JAX, with a learning rate for every layer."
@@ -100,72 +100,18 @@ def _parser() -> argparse.ArgumentParser:
         return sub
 
     finetune = command("finetune", _finetune, "fine-tune a pre-trained model on labelled texts")
-    add_finetune_flags(finetune)
-    _add_run_flags(finetune)
-    _add_evaluate_flags(command("evaluate", _evaluate, "score a fine-tuned model"))
-    _add_predict_flags(command("predict", _predict, "label texts: one JSON line for each"))
-    _add_embed_flags(command("embed", _embed, "sentence embeddings, to a .npy file"))
-    _add_rate_flags(command("lr", _rates, "print every group's learning rates"))
+    options.add_finetune_flags(finetune)
+    options.add_run_flags(finetune)
+    options.add_evaluate_flags(command("evaluate", _evaluate, "score a fine-tuned model"))
+    options.add_predict_flags(command("predict", _predict, "label texts: one JSON line for each"))
+    options.add_embed_flags(command("embed", _embed, "sentence embeddings, to a .npy file"))
+    options.add_rate_flags(command("lr", _rates, "print every group's learning rates"))
     demo = command("demo", _demo, "fetch a small BERT and film reviews, fine-tune, and score")
     demo.add_argument("--output", default="runs/demo", help="directory for the run")
     demo.add_argument("--dtype", default="float32", help="of matrix products")
     demo.add_argument("--seed", type=int, default=0)
     demo.add_argument("--overwrite", action="store_true", help="train again")
     return parser
-
-
-def _add_run_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--overwrite", action="store_true", help="delete the run in --output")
-    parser.add_argument("--resume", action="store_true", help="continue the run in --output")
-
-
-def _add_model_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", required=True, help="directory or hub id")
-    parser.add_argument("--revision", help="branch, tag or commit of a hub model")
-    parser.add_argument("--text-column", default="text")
-    parser.add_argument("--text-pair-column")
-    parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--max-length", type=int, default=128, help="tokens kept of a text")
-    parser.add_argument("--dtype", default="float32", help="of matrix products")
-
-
-def _add_evaluate_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("data", nargs="+", help="files of labelled examples")
-    _add_model_flags(parser)
-    parser.add_argument("--label-column", default="label")
-
-
-def _add_predict_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "data", nargs="?", default="-", help="a file; - = a text a line, from input"
-    )
-    _add_model_flags(parser)
-    parser.add_argument("--output", help="a file for the JSON lines; default: print them")
-    parser.add_argument("--overwrite", action="store_true")
-
-
-def _add_embed_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "data", nargs="?", default="-", help="a file; - = a text a line, from input"
-    )
-    _add_model_flags(parser)
-    parser.add_argument("--output", required=True, help="the .npy file")
-    parser.add_argument("--pooling", default="mean", help="mean, first, pooler")
-    parser.add_argument("--normalise", action="store_true", help="to length 1")
-    parser.add_argument("--overwrite", action="store_true")
-
-
-def _add_rate_flags(parser: argparse.ArgumentParser) -> None:
-    from jaxbert.options import FLAGS
-
-    parser.add_argument("--model", required=True, help="directory, hub id, or preset")
-    for flag in FLAGS:
-        if flag.place.startswith(("training.optimizer.", "strategy")):
-            parser.add_argument(flag.name, dest=flag.place, type=flag.type, help=flag.help)
-    parser.add_argument("--freeze", action="append", metavar="GROUP")
-    parser.add_argument("--set", action="append", default=[], metavar="PLACE=VALUE")
-    parser.add_argument("--steps-per-epoch", type=int, default=1000)
-    parser.add_argument("--epochs", type=int, default=3)
 
 
 def _finetune(args: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""What `jaxbert finetune` is told: flags and configuration files to one resolved, JSON-able whole.
+"""What the commands are told: their flags, and for `finetune` one resolved, JSON-able whole.
 
 Later sources win: defaults, the strategy, the configuration file, the flags.
 """
@@ -109,6 +109,64 @@ def add_finetune_flags(parser: argparse.ArgumentParser) -> None:
         metavar="PLACE=VALUE",
         help="any setting by its place in the file, training.optimizer.beta2=0.98; repeatable",
     )
+
+
+def add_run_flags(parser: argparse.ArgumentParser) -> None:
+    """What to do with a run that is there already."""
+    parser.add_argument("--overwrite", action="store_true", help="delete the run in --output")
+    parser.add_argument("--resume", action="store_true", help="continue the run in --output")
+
+
+def add_model_flags(parser: argparse.ArgumentParser) -> None:
+    """Which model, on which columns, in which batches."""
+    parser.add_argument("--model", required=True, help="directory or hub id")
+    parser.add_argument("--revision", help="branch, tag or commit of a hub model")
+    parser.add_argument("--text-column", default="text")
+    parser.add_argument("--text-pair-column")
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--max-length", type=int, default=128, help="tokens kept of a text")
+    parser.add_argument("--dtype", default="float32", help="of matrix products")
+
+
+def add_evaluate_flags(parser: argparse.ArgumentParser) -> None:
+    """Of `jaxbert evaluate`."""
+    parser.add_argument("data", nargs="+", help="files of labelled examples")
+    add_model_flags(parser)
+    parser.add_argument("--label-column", default="label")
+
+
+def add_predict_flags(parser: argparse.ArgumentParser) -> None:
+    """Of `jaxbert predict`."""
+    parser.add_argument(
+        "data", nargs="?", default="-", help="a file; - = a text a line, from input"
+    )
+    add_model_flags(parser)
+    parser.add_argument("--output", help="a file for the JSON lines; default: print them")
+    parser.add_argument("--overwrite", action="store_true")
+
+
+def add_embed_flags(parser: argparse.ArgumentParser) -> None:
+    """Of `jaxbert embed`."""
+    parser.add_argument(
+        "data", nargs="?", default="-", help="a file; - = a text a line, from input"
+    )
+    add_model_flags(parser)
+    parser.add_argument("--output", required=True, help="the .npy file")
+    parser.add_argument("--pooling", default="mean", help="mean, first, pooler")
+    parser.add_argument("--normalise", action="store_true", help="to length 1")
+    parser.add_argument("--overwrite", action="store_true")
+
+
+def add_rate_flags(parser: argparse.ArgumentParser) -> None:
+    """Of `jaxbert lr`: those of `finetune` that concern learning rates, and the length of a run."""
+    parser.add_argument("--model", required=True, help="directory, hub id, or preset")
+    for flag in FLAGS:
+        if flag.place.startswith(("training.optimizer.", "strategy")):
+            parser.add_argument(flag.name, dest=flag.place, type=flag.type, help=flag.help)
+    parser.add_argument("--freeze", action="append", metavar="GROUP")
+    parser.add_argument("--set", action="append", default=[], metavar="PLACE=VALUE")
+    parser.add_argument("--steps-per-epoch", type=int, default=1000)
+    parser.add_argument("--epochs", type=int, default=3)
 
 
 def resolve(flags: Mapping[str, Any]) -> FinetuneOptions:

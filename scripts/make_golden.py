@@ -1,4 +1,4 @@
-"""Writes tests/golden/*.npz: tiny random BERTs and what `transformers` computes with them in PyTorch.
+"""Writes tests/golden/*.npz: tiny random BERTs and what PyTorch computes with them.
 
 The files let an environment without PyTorch compare with it. Run after changing what is compared:
 
