@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from jaxbert.optim import OptimizerConfig
+from jaxbert.optim.config import check_keys
+from jaxbert.optim.schedules import is_number
 from jaxbert.optim.strategies import DEFAULT_STRATEGY, get_strategy
 
 LAYOUTS = ("packed", "bucketed", "padded")
@@ -59,15 +61,18 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         problems = [
-            f"{name}={value!r} must be a whole number, at least {least}"
+            f"{name}={getattr(self, name)!r} must be a whole number, at least {least}"
             for name, least in _LEAST.items()
-            if (value := getattr(self, name)) is not None
-            and (not isinstance(value, int) or value < least)
+            if not _is_count(getattr(self, name), least, optional=name in _OPTIONAL)
         ]
-        if not 0 <= self.label_smoothing < 1:
+        if not (is_number(self.label_smoothing) and 0 <= self.label_smoothing < 1):
             problems.append(f"label_smoothing={self.label_smoothing!r} must be in [0, 1)")
         if self.layout not in LAYOUTS:
             problems.append(f"layout={self.layout!r} must be one of {', '.join(LAYOUTS)}")
+        if not (self.metric is None or isinstance(self.metric, str)):
+            problems.append(f"metric={self.metric!r} must be a name or None")
+        if not isinstance(self.optimizer, OptimizerConfig):
+            problems.append(f"optimizer={self.optimizer!r} must be an OptimizerConfig")
         if problems:
             raise ValueError("training: " + "; ".join(problems))
 
@@ -78,18 +83,21 @@ class TrainConfig:
         Raises:
           ValueError: unknown keys, all named; bad values.
         """
-        known = [field.name for field in dataclasses.fields(cls)]
-        unknown = sorted(set(fields) - set(known))
-        if unknown:
-            raise ValueError(
-                f"training: unknown {', '.join(unknown)}; known are {', '.join(known)}"
-            )
+        check_keys("training", fields, [field.name for field in dataclasses.fields(cls)])
         given = dict(fields)
         if isinstance(given.get("optimizer"), Mapping):
             given["optimizer"] = OptimizerConfig.from_dict(given["optimizer"])
         return cls(**given)
 
 
+def _is_count(value: Any, least: int, *, optional: bool) -> bool:
+    if value is None:
+        return optional
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+# Where None stands for something.
+_OPTIONAL = ("eval_batch_size", "eval_every", "patience", "checkpoint_every")
 _LEAST = {
     "epochs": 1,
     "batch_size": 1,

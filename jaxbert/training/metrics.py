@@ -69,13 +69,17 @@ def compute_scores(
     return {name: m.score(labels, predictions) for name, m in METRICS[problem_type].items()}
 
 
-def selection_metric(problem_type: str, name: str | None) -> tuple[str, Metric]:
-    """The metric called `name`, or the problem type's first.
+def selection_metric(problem_type: str, name: str | None) -> tuple[str, bool]:
+    """The score that models are selected by, and whether more of it is better.
+
+    Args:
+      name: a metric of the problem type, or "loss"; None = the problem type's first metric.
 
     Raises:
       ValueError: there is none of that name for this problem; lists those there are.
     """
-    known = {**METRICS[problem_type], "loss": Metric(_mse, higher_is_better=False)}
+    known = {key: metric.higher_is_better for key, metric in METRICS[problem_type].items()}
+    known["loss"] = False
     name = name or next(iter(known))
     if name not in known:
         raise ValueError(f"metric={name!r} is not one of {', '.join(known)} ({problem_type})")

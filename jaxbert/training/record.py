@@ -6,9 +6,11 @@ import importlib.metadata
 import json
 import os
 import platform
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from jaxbert.data import BatchStats, Examples
 from jaxbert.training.parallel import describe_devices
 
 RUN, METRICS, EVENTS, CHECKPOINTS = "run.json", "metrics.jsonl", "tensorboard", "checkpoints"
@@ -19,6 +21,23 @@ def versions() -> dict[str, str]:
     """The Python and the packages that the run's numbers depend on."""
     found = {"python": platform.python_version()}
     return found | {name: importlib.metadata.version(name) for name in _PACKAGES}
+
+
+def describe_data(examples: Mapping[str, Examples | None], stats: BatchStats) -> dict[str, Any]:
+    """Which examples a run saw, by their role, and how the training batches hold them."""
+    described: dict[str, Any] = {
+        role: {
+            "source": Path(given.source).name,
+            "examples": len(given),
+            "fingerprint": given.fingerprint,
+        }
+        for role, given in examples.items()
+        if given is not None
+    }
+    return described | {
+        "truncated_examples": stats.truncated_examples,
+        "packing_efficiency": round(stats.packing_efficiency, 4),
+    }
 
 
 def write_run(directory: Path, run: dict[str, Any]) -> None:
@@ -46,16 +65,17 @@ class Record:
     Args:
       directory: of the run.
       step: of a resumed run: later lines, of steps that will be done again, are dropped.
+      evaluated: the last evaluation of a resumed run: those of later steps are dropped.
     """
 
-    def __init__(self, directory: Path | None, step: int) -> None:
+    def __init__(self, directory: Path | None, step: int = 0, evaluated: int = 0) -> None:
         self._lines = self._events = None
         if directory is None:
             return
         from tensorboardX import SummaryWriter
 
         path = directory / METRICS
-        kept = _lines_until(path, step)
+        kept = _lines_until(path, {"train": step, "eval": evaluated})
         self._lines = path.open("w", encoding="utf-8")
         self._lines.writelines(kept)
         self._events = SummaryWriter(str(directory / EVENTS), purge_step=step + 1 if step else None)
@@ -76,11 +96,13 @@ class Record:
             self._events.close()
 
 
-def _lines_until(path: Path, step: int) -> list[str]:
-    if not step or not path.exists():
+def _lines_until(path: Path, last: Mapping[str, int]) -> list[str]:
+    """The lines whose step is no later than the last one of their kind of event."""
+    if not any(last.values()) or not path.exists():
         return []
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    return [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+    whole = [(line, json.loads(line)) for line in lines if line.endswith("\n")]
+    return [line for line, values in whole if values["step"] <= last[values["event"]]]
 
 
 def _flatten(values: dict[str, Any], prefix: str = "") -> list[tuple[str, float]]:

@@ -103,6 +103,16 @@ def make_eval_step(graphdef: Any, loss: Loss) -> Callable[[Params, Batch], dict[
     return step
 
 
+def all_finite(params: Params) -> bool:
+    """Whether there is neither infinity nor NaN in any parameter."""
+    return bool(_all_finite(params))
+
+
+@jax.jit
+def _all_finite(params: Params) -> Array:
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(params)]).all()
+
+
 def _accumulate(gradient: Callable[[Batch], Any], batch: Batch, parts: int) -> Any:
     """The sum of `gradient` over the batch's rows in `parts` equal parts."""
     if parts == 1:

@@ -3,50 +3,33 @@
 from __future__ import annotations
 
 import dataclasses
-import math
+import json
 import shutil
-import signal
 import sys
-import threading
 import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jaxbert.data import Batches, Examples, Prefetch, save_tokenizer, tokenize
+from jaxbert.data import Batches, Examples, save_tokenizer, tokenize
 from jaxbert.models import merge_model, split_model
 from jaxbert.optim import learning_rates, make_optimizer, trainable_mask
 from jaxbert.optim.layers import leaf_paths, reinitialised_paths
 from jaxbert.training import inference, metrics, parallel, record
 from jaxbert.training.checkpoint import Checkpoints
 from jaxbert.training.config import TrainConfig
+from jaxbert.training.loop import DivergedError, Evaluation, Loop
 from jaxbert.training.losses import LOSSES
-from jaxbert.training.step import init_state, make_eval_step, make_train_step
+from jaxbert.training.step import Params, init_state, make_eval_step, make_train_step
 
-
-class DivergedError(RuntimeError):
-    """The loss or the gradient is no longer a finite number."""
-
-
-@dataclasses.dataclass
-class Progress:
-    """Where a run is; saved with every checkpoint.
-
-    epoch, step_in_epoch: the next batch. best: the best score so far, None before the first
-    evaluation. best_step: when it was. waiting: evaluations since. history: every evaluation.
-    """
-
-    epoch: int = 0
-    step_in_epoch: int = 0
-    best: float | None = None
-    best_step: int = 0
-    waiting: int = 0
-    history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+# What a resumed run may be told anew: it changes what is written, and no number of the training.
+_FREE = ("log_every", "checkpoint_every", "keep_checkpoints")
 
 
 class Trainer:
@@ -95,31 +78,30 @@ class Trainer:
         self._show = sys.stderr.isatty() if progress is None else progress
         self.problem_type = _problem_type(model, train)
         self._check_length(model)
-        self._model_class, self._model_config = type(model), model.config
-        self._compute = model.compute
-        self._graphdef, self._params = split_model(model)
-        self._loss = partial(LOSSES[self.problem_type], smoothing=self.config.label_smoothing)
-        self._eval_step = parallel.Compiled(
-            make_eval_step(self._graphdef, LOSSES[self.problem_type])
-        )
+        self._graphdef, self._params = split_model(_described(model, self.problem_type, train))
+        self._model = model
+        loss = LOSSES[self.problem_type]
+        self._loss = partial(loss, smoothing=self.config.label_smoothing)
+        self._eval_step = parallel.Compiled(make_eval_step(self._graphdef, loss))
         self._metric = metrics.selection_metric(self.problem_type, self.config.metric)
+        self._examples = {"train": train, "evaluation": evaluation}
         self._train = None if train is None else self._batches(train, training=True)
-        self._train_examples = train
-        self._evaluation = None if evaluation is None else self._batches(evaluation)
-        self._evaluation_examples = evaluation
-        self._resume = resume
+        self._evaluation = None
+        if evaluation is not None:
+            self._check_labels(evaluation)
+            self._evaluation = self._batches(evaluation)
+        self._resume, self._fitted = resume, False
+        self._best: Params | None = None
         if self.output is not None and train is not None:
-            _prepare_output(self.output, overwrite=overwrite, resume=resume)
+            if resume:
+                self._check_run()
+            else:
+                _prepare_output(self.output, overwrite=overwrite)
 
     @property
     def model(self) -> nnx.Module:
         """The model with the present parameters: after `fit`, the best."""
-        config = self._model_config
-        if config.problem_type is None:
-            config = dataclasses.replace(config, problem_type=self.problem_type)
-        model = merge_model(self._graphdef, self._params)
-        model.config = config
-        return model
+        return merge_model(self._graphdef, self._params)
 
     def fit(self) -> dict[str, Any]:
         """Trains, and returns what run.json holds.
@@ -130,12 +112,39 @@ class Trainer:
         """
         if self._train is None:
             raise ValueError("fit() needs training examples: Trainer(..., train=examples)")
-        return _Fit(self).run()
+        if self._fitted:
+            raise ValueError("fit() has been called: make a new Trainer to train again or resume")
+        self._fitted, started = True, time.perf_counter()
+        checkpoints = None
+        if self.output is not None:
+            directory = self.output / record.CHECKPOINTS
+            checkpoints = Checkpoints(directory, self.config.keep_checkpoints)
+        loop = self._loop(checkpoints)
+        if self._resume:
+            loop.restore()
+        lines = record.Record(self.output, loop.progress.step, loop.progress.evaluated)
+        self._describe(loop, "running", started)
+        status = "failed"
+        try:
+            loop.run(lines)
+            self._params = self._chosen(loop)
+            status = "finished"
+        except KeyboardInterrupt:
+            status = "interrupted"
+            raise
+        except DivergedError:
+            status = "diverged"
+            raise
+        finally:
+            lines.close()
+            if checkpoints is not None:
+                checkpoints.close()
+            run = self._describe(loop, status, started)
+        return run
 
     def evaluate(self, examples: Examples) -> dict[str, float]:
         """Loss and every metric of the problem on labelled examples."""
-        if examples.labels is None:
-            raise ValueError(f"{examples.source}: evaluation needs labels")
+        self._check_labels(examples)
         return self._score(self._params, self._batches(examples), examples)
 
     def logits(self, texts: Sequence[str] | Examples) -> np.ndarray:
@@ -150,7 +159,7 @@ class Trainer:
         logits = self.logits(texts)
         if self.problem_type == "regression":
             return [{"score": float(row[0])} for row in logits]
-        names = self._model_config.id2label or tuple(map(str, range(logits.shape[1])))
+        names = self.model.config.id2label or tuple(map(str, range(logits.shape[1])))
         return [
             {
                 "label": names[int(row.argmax())],
@@ -184,320 +193,143 @@ class Trainer:
             shapes=known,
         )
 
-    def _score(self, params: Any, batches: Batches, examples: Examples) -> dict[str, float]:
+    def _check_labels(self, examples: Examples) -> None:
+        """That labels are there, and mean what the model's do."""
+        if examples.labels is None:
+            raise ValueError(f"{examples.source}: evaluation needs labels")
+        if examples.problem_type not in (None, self.problem_type):
+            raise ValueError(
+                f"the model is for {self.problem_type}, the labels of {examples.source} are "
+                f"{examples.problem_type}"
+            )
+        _check_names(self.model.config.id2label, examples)
+
+    def _score(self, params: Params, batches: Batches, examples: Examples) -> dict[str, float]:
         found = inference.run_batches(self._eval_step, params, batches)
         guesses = inference.predictions(self.problem_type, found["logits"])
         scores = metrics.compute_scores(self.problem_type, examples.labels, guesses)
         return {"loss": found["loss"], **scores}
 
-
-class _Fit:
-    """One call of `Trainer.fit`: the loop, and what it keeps track of."""
-
-    def __init__(self, trainer: Trainer) -> None:
-        self.trainer, self.config = trainer, trainer.config
-        self.batches = trainer._train
-        self.steps_per_epoch = self.batches.steps_per_epoch
-        self.total_steps = self.config.epochs * self.steps_per_epoch
+    def _loop(self, checkpoints: Checkpoints | None) -> Loop:
+        """The loop at its first step, with everything it needs."""
+        config, batches = self.config, self._train
         params = self._initial_params()
-        plan = (self.config.optimizer, params, self.total_steps, self.steps_per_epoch)
-        self.rates = learning_rates(*plan)
+        steps_per_epoch = batches.steps_per_epoch
+        plan = (config.optimizer, params, config.epochs * steps_per_epoch, steps_per_epoch)
         optimizer = make_optimizer(*plan)
         step = make_train_step(
-            trainer._graphdef,
+            self._graphdef,
             optimizer,
-            trainer._loss,
-            trainable=trainable_mask(self.config.optimizer, params),
-            accumulation=self.config.accumulation,
+            self._loss,
+            trainable=trainable_mask(config.optimizer, params),
+            accumulation=config.accumulation,
         )
-        self.step = parallel.Compiled(step, donate=True)
         # A copy: the state's memory is given to each next state, the caller's model is not.
-        own = jax.tree.map(lambda leaf: leaf.copy(), params)
-        self.state = init_state(own, optimizer, self.config.seed)
-        self.best_params: Any = None
-        self.progress = Progress()
-        self.checkpoints = None
-        if trainer.output is not None:
-            self.checkpoints = Checkpoints(
-                trainer.output / record.CHECKPOINTS, self.config.keep_checkpoints
-            )
-        self.unchecked: tuple[int, dict[str, jax.Array]] | None = None
-        self.started = time.perf_counter()
-        self.seconds_waited = 0.0
-
-    def run(self) -> dict[str, Any]:
-        if self.trainer._resume and self.checkpoints is not None:
-            self._restore()
-        self.record = record.Record(self.trainer.output, int(self.state.step))
-        self._describe("running")
-        status = "failed"
-        try:
-            with _Interruption() as interruption, self._bar() as bar:
-                self._train(interruption, bar)
-            status = "finished"
-        except KeyboardInterrupt:
-            status = "interrupted"
-            raise
-        except DivergedError:
-            status = "diverged"
-            raise
-        finally:
-            self.record.close()
-            if self.checkpoints is not None:
-                self.checkpoints.close()
-            result = self._describe(status)
-        self._finish()
-        return result
-
-    def _train(self, interruption: _Interruption, bar: Any) -> None:
-        progress = self.progress
-        while progress.epoch < self.config.epochs and not self._patience_is_over():
-            stream = Prefetch(self.batches.epoch(progress.epoch, progress.step_in_epoch))
-            window = _Window()
-            for batch in stream:
-                self._one_step(batch, window)
-                progress.step_in_epoch += 1
-                bar.update()
-                last = progress.step_in_epoch == self.steps_per_epoch
-                done = int(self.unchecked[0])
-                if done % self.config.log_every == 0 or last:
-                    window.waited = stream.seconds_waited - window.waited_before
-                    self._log(window, bar)
-                    window = _Window(stream.seconds_waited)
-                if last:
-                    progress.epoch, progress.step_in_epoch = progress.epoch + 1, 0
-                if self._is_due(done, last):
-                    self._evaluate(done)
-                    window.start = time.perf_counter()
-                if interruption.asked or self._wants_checkpoint(done, last):
-                    self._save()
-                if interruption.asked:
-                    raise KeyboardInterrupt
-                if self._patience_is_over():
-                    break
-            self.seconds_waited += stream.seconds_waited
-
-    def _one_step(self, batch: dict[str, np.ndarray], window: _Window) -> None:
-        before = self.unchecked
-        self.state, values = self.step(self.state, parallel.put(batch))
-        self.unchecked = ((before[0] if before else int(self.state.step) - 1) + 1, values)
-        window.examples += int(batch["weights"].sum())
-        window.tokens += int((batch["segment_ids"] > 0).sum())
-        if before is not None:
-            # One step late, so that the host never waits for the device.
-            self._check_finite(*before)
-
-    def _check_finite(self, step: int, values: dict[str, jax.Array]) -> None:
-        loss, norm = float(values["loss"]), float(values["grad_norm"])
-        if math.isfinite(loss) and math.isfinite(norm):
-            return
-        kept = "" if self.checkpoints is None else self._kept()
-        raise DivergedError(
-            f"step {step}: loss {loss}, gradient norm {norm}; the learning rate is too high for "
-            f"this model and data: try a lower one or a longer warm-up{kept}"
+        own = jax.tree.map(jnp.copy, params)
+        return Loop(
+            config,
+            batches,
+            parallel.Compiled(step, donate=True),
+            init_state(own, optimizer, config.seed),
+            learning_rates(*plan),
+            evaluation=self._evaluate_with(),
+            checkpoints=checkpoints,
+            show=self._show,
         )
 
-    def _kept(self) -> str:
-        latest = self.checkpoints.latest
-        return "" if latest is None else f"; the checkpoint of step {latest} is kept"
+    def _evaluate_with(self) -> Evaluation | None:
+        batches, examples = self._evaluation, self._examples["evaluation"]
+        if batches is None:
+            return None
+        score = partial(self._score, batches=batches, examples=examples)
+        return Evaluation(score, *self._metric, self._keep_best)
 
-    def _log(self, window: _Window, bar: Any) -> None:
-        step, values = self.unchecked
-        self._check_finite(step, values)
-        seconds = time.perf_counter() - window.start
-        loss = float(values["loss"])
-        bar.set_postfix_str(f"loss {loss:.4f}", refresh=False)
-        epoch = self.progress.epoch + self.progress.step_in_epoch / self.steps_per_epoch
-        self.record.write(
-            "train",
-            step,
-            {
-                "epoch": round(epoch, 6),
-                "loss": loss,
-                "grad_norm": float(values["grad_norm"]),
-                "learning_rate": {k: float(rate(step - 1)) for k, rate in self.rates.items()},
-                "examples_per_second": window.examples / seconds,
-                "tokens_per_second": window.tokens / seconds,
-                "waiting_share": window.waited / seconds,
-            },
-        )
+    def _keep_best(self, params: Params) -> None:
+        """Goes to disk at once, or is kept in memory where there is no output."""
+        if self.output is None:
+            self._best = jax.tree.map(np.array, params)
+        else:
+            self._write_model(params)
 
-    def _is_due(self, step: int, epoch_ends: bool) -> bool:
-        if self.trainer._evaluation is None:
-            return False
-        every = self.config.eval_every
-        return step == self.total_steps or (step % every == 0 if every else epoch_ends)
+    def _write_model(self, params: Params) -> None:
+        merge_model(self._graphdef, params).save_pretrained(self.output)
+        save_tokenizer(self.tokenizer, self.output)
 
-    def _wants_checkpoint(self, step: int, epoch_ends: bool) -> bool:
-        every = self.config.checkpoint_every
-        if every is None and self.config.eval_every:
-            return step % self.config.eval_every == 0 or step == self.total_steps
-        return step % every == 0 or step == self.total_steps if every else epoch_ends
+    def _chosen(self, loop: Loop) -> Params:
+        """The best parameters, and the last where none were evaluated."""
+        if loop.progress.best is None:
+            if self.output is not None:
+                self._write_model(loop.state.params)
+            return loop.state.params
+        if self.output is None:
+            return jax.tree.map(jnp.asarray, self._best)
+        compute = dataclasses.asdict(self._model.compute)
+        return split_model(type(self._model).from_pretrained(self.output, **compute))[1]
 
-    def _evaluate(self, step: int) -> None:
-        self._check_finite(*self.unchecked)
-        trainer, progress = self.trainer, self.progress
-        scores = trainer._score(
-            self.state.params, trainer._evaluation, trainer._evaluation_examples
-        )
-        self.record.write("eval", step, scores)
-        progress.history.append({"step": step, **scores})
-        name, metric = trainer._metric
-        score = scores[name]
-        better = progress.best is None or (
-            score > progress.best if metric.higher_is_better else score < progress.best
-        )
-        progress.waiting = 0 if better else progress.waiting + 1
-        if better:
-            progress.best, progress.best_step = score, step
-            self._keep_best()
-
-    def _keep_best(self) -> None:
-        """The best model goes to disk at once, or is kept in memory where there is no output."""
-        self.best_params = jax.tree.map(np.asarray, self.state.params)
-        if self.trainer.output is not None:
-            self._write_model(self.best_params)
-
-    def _write_model(self, params: Any) -> None:
-        self.trainer._params, own = params, self.trainer._params
-        self.trainer.model.save_pretrained(self.trainer.output)
-        self.trainer._params = own
-        save_tokenizer(self.trainer.tokenizer, self.trainer.output)
-
-    def _patience_is_over(self) -> bool:
-        patience = self.config.patience
-        return patience is not None and self.progress.waiting >= patience
-
-    def _save(self) -> None:
-        if self.checkpoints is not None:
-            self._check_finite(*self.unchecked)
-            self.checkpoints.save(self.state, dataclasses.asdict(self.progress))
-
-    def _restore(self) -> None:
-        if self.checkpoints.latest is None:
-            return  # stopped before its first checkpoint: begins again
-        self.state, progress = self.checkpoints.restore(self.state)
-        self.progress = Progress(**progress)
-        if self.progress.best is not None:
-            best = self.trainer._model_class.from_pretrained(
-                self.trainer.output, **dataclasses.asdict(self.trainer._compute)
-            )
-            self.best_params = split_model(best)[1]
-
-    def _finish(self) -> None:
-        """Leaves the trainer with the best parameters, and the last where none were evaluated."""
-        if self.best_params is None:
-            self.best_params = self.state.params
-            if self.trainer.output is not None:
-                self._write_model(jax.tree.map(np.asarray, self.best_params))
-        self.trainer._params = jax.tree.map(jax.numpy.asarray, self.best_params)
-
-    def _initial_params(self) -> Any:
+    def _initial_params(self) -> Params:
         """The model's parameters, with the top layers drawn anew where the optimizer says so."""
-        trainer, count = self.trainer, self.config.optimizer.reinitialise_layers
-        paths = set(reinitialised_paths(trainer._params, count))
+        count = self.config.optimizer.reinitialise_layers
+        paths = set(reinitialised_paths(self._params, count))
         if not paths:
-            return trainer._params
-        rngs = nnx.Rngs(self.config.seed)
-        fresh = trainer._model_class(trainer._model_config, rngs=rngs, compute=trainer._compute)
-        names = iter(leaf_paths(trainer._params))
+            return self._params
+        model, rngs = self._model, nnx.Rngs(self.config.seed)
+        fresh = type(model)(model.config, rngs=rngs, compute=model.compute)
+        names = iter(leaf_paths(self._params))
         return jax.tree.map(
             lambda old, new: new if next(names) in paths else old,
-            trainer._params,
+            self._params,
             split_model(fresh)[1],
         )
 
-    def _bar(self) -> Any:
-        from tqdm import tqdm
+    def _check_run(self) -> None:
+        """That the run in `output` is this one, so that it can go on where it stopped."""
+        run = record.read_run(self.output)
+        then, now = run["config"], _as_json(dataclasses.asdict(self.config))
+        differ = [k for k in now if k not in _FREE and then.get(k) != now[k]]
+        for name, examples in self._examples.items():
+            before = run["data"].get(name, {}).get("fingerprint")
+            if before != (None if examples is None else examples.fingerprint):
+                differ.append(f"the {name} examples")
+        if differ:
+            raise ValueError(
+                f"output {self.output} holds a run that differs in {', '.join(differ)}; resume it "
+                "as it was, or start another in another directory"
+            )
 
-        return tqdm(
-            total=self.total_steps,
-            initial=int(self.state.step),
-            disable=not self.trainer._show,
-            unit="step",
-            desc="fine-tuning",
-        )
-
-    def _describe(self, status: str) -> dict[str, Any]:
+    def _describe(self, loop: Loop, status: str, started: float) -> dict[str, Any]:
         """Writes and returns the run's description."""
-        trainer, progress, stats = self.trainer, self.progress, self.batches.stats
-        sources = {"train": trainer._train_examples, "evaluation": trainer._evaluation_examples}
-        shapes = sorted(set(self.step.shapes))
+        progress = loop.progress
         run = {
             "status": status,
-            "step": int(self.state.step) if status != "failed" else None,
-            "total_steps": self.total_steps,
+            "step": progress.step,
+            "total_steps": loop.total_steps,
             "best": {
-                "metric": trainer._metric[0],
+                "metric": self._metric[0],
                 "score": progress.best,
                 "step": progress.best_step,
             },
             "evaluations": progress.history,
-            **trainer._about,
-            "config": dataclasses.asdict(self.config) | trainer._about.get("config", {}),
-            "compute": dataclasses.asdict(trainer._compute),
-            "data": {
-                name: {
-                    "source": Path(examples.source).name,
-                    "examples": len(examples),
-                    "fingerprint": examples.fingerprint,
-                }
-                for name, examples in sources.items()
-                if examples is not None
-            }
-            | {
-                "truncated_examples": stats.truncated_examples,
-                "packing_efficiency": round(stats.packing_efficiency, 4),
-            },
+            **self._about,
+            "config": dataclasses.asdict(self.config),
+            "compute": dataclasses.asdict(self._model.compute),
+            "data": record.describe_data(self._examples, self._train.stats),
             "compilation": {
-                "train_shapes": shapes,
-                "possible_shapes": len(self.batches.shapes),
-                "seconds": round(self.step.seconds + trainer._eval_step.seconds, 2),
+                "train_shapes": sorted(set(loop.compiled.shapes)),
+                "possible_shapes": len(self._train.shapes),
+                "seconds": round(loop.compiled.seconds + self._eval_step.seconds, 2),
             },
-            "seconds": round(time.perf_counter() - self.started, 2),
-            "seconds_waiting_for_data": round(self.seconds_waited, 3),
+            "seconds": round(time.perf_counter() - started, 2),
+            "seconds_waiting_for_data": round(loop.seconds_waited, 3),
             **record.environment(),
         }
-        if trainer.output is not None:
-            record.write_run(trainer.output, run)
+        run = _as_json(run)
+        if self.output is not None:
+            record.write_run(self.output, run)
         return run
 
 
-@dataclasses.dataclass
-class _Window:
-    """What happened since the last line of the log."""
-
-    waited_before: float = 0.0
-    start: float = dataclasses.field(default_factory=time.perf_counter)
-    examples: int = 0
-    tokens: int = 0
-    waited: float = 0.0
-
-
-class _Interruption:
-    """Turns Ctrl-C into a request that the loop grants between two steps; a second one is final.
-
-    In the middle of a step the old state's memory is already given away and the new one's not yet
-    there: an exception then would leave nothing to save.
-    """
-
-    def __init__(self) -> None:
-        self.asked = False
-        self._previous: Any = None
-
-    def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():
-            self._previous = signal.signal(signal.SIGINT, self._ask)
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        if self._previous is not None:
-            signal.signal(signal.SIGINT, self._previous)
-
-    def _ask(self, *_: Any) -> None:
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
+def _as_json(value: Any) -> Any:
+    return json.loads(json.dumps(value))
 
 
 def _problem_type(model: nnx.Module, train: Examples | None) -> str:
@@ -519,11 +351,33 @@ def _problem_type(model: nnx.Module, train: Examples | None) -> str:
     return problem
 
 
-def _prepare_output(output: Path, *, overwrite: bool, resume: bool) -> None:
+def _described(model: nnx.Module, problem_type: str, train: Examples | None) -> nnx.Module:
+    """A copy whose configuration says what it is for and, where it does not yet, of which classes.
+
+    The parameters are shared; the caller's module is left as it is.
+    """
+    config, names = model.config, None if train is None else train.label_names
+    if names is not None:
+        _check_names(config.id2label, train)
+    if config.id2label is None and names is not None and len(names) == config.num_labels:
+        config = dataclasses.replace(config, id2label=tuple(names))
+    copy = merge_model(*split_model(model))
+    copy.config = dataclasses.replace(config, problem_type=problem_type)
+    return copy
+
+
+def _check_names(ours: tuple[str, ...] | None, examples: Examples) -> None:
+    theirs = examples.label_names
+    if ours is not None and theirs is not None and ours[: len(theirs)] != tuple(theirs):
+        raise ValueError(
+            f"{examples.source} numbers its labels {', '.join(theirs)}, the model "
+            f"{', '.join(ours)}; load the examples with label_names={list(ours)}, or the model "
+            f"with labels={list(theirs)}"
+        )
+
+
+def _prepare_output(output: Path, *, overwrite: bool) -> None:
     """An empty directory for a new run; refuses to touch what it does not know."""
-    if resume:
-        record.read_run(output)
-        return
     if output.exists() and not output.is_dir():
         raise FileExistsError(f"output {output} is a file; name a directory")
     if output.exists() and any(output.iterdir()):

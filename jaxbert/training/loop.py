@@ -1,0 +1,306 @@
+"""The fit loop: batches through the step, evaluations, checkpoints, and every way it can end.
+
+What it may be stopped by - Ctrl-C, a loss that is no number, early stopping - happens between two
+steps: in the middle of one the old state's memory is already given away.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple, Self
+
+import jax
+import numpy as np
+
+from jaxbert.data import Batches, Prefetch
+from jaxbert.training import parallel
+from jaxbert.training.checkpoint import Checkpoints
+from jaxbert.training.config import TrainConfig
+from jaxbert.training.record import Record
+from jaxbert.training.step import Params, TrainState, all_finite
+
+
+class DivergedError(RuntimeError):
+    """The loss, the gradient or the parameters are no longer finite numbers."""
+
+
+@dataclasses.dataclass
+class Progress:
+    """Where a run is; saved with every checkpoint.
+
+    step: updates done. best: the best score so far, None before the first evaluation. best_step:
+    when it was. waiting: evaluations since. history: every evaluation.
+    """
+
+    step: int = 0
+    best: float | None = None
+    best_step: int = 0
+    waiting: int = 0
+    history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+
+    @property
+    def evaluated(self) -> int:
+        """The step of the last evaluation, 0 before the first."""
+        return self.history[-1]["step"] if self.history else 0
+
+
+class Evaluation(NamedTuple):
+    """How the loop evaluates: params -> scores, the score that counts, where the best goes."""
+
+    score: Callable[[Params], dict[str, float]]
+    metric: str
+    higher_is_better: bool
+    keep: Callable[[Params], None]
+
+
+class Loop:
+    """One fit.
+
+    Args:
+      config: how to train.
+      batches: the training examples.
+      compiled: the step, (state, batch) -> (state, {"loss", "grad_norm"}).
+      state: where to begin; its memory is given to each next state.
+      rates: label -> schedule, for the log.
+      evaluation: None = never.
+      checkpoints: None = none.
+      show: a progress bar.
+
+    `state` and `progress` say where it is, `seconds_waited` how long it stood still for batches.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        batches: Batches,
+        compiled: parallel.Compiled,
+        state: TrainState,
+        rates: Mapping[str, Callable[[int], Any]],
+        *,
+        evaluation: Evaluation | None = None,
+        checkpoints: Checkpoints | None = None,
+        show: bool = False,
+    ) -> None:
+        self.config, self.state, self.progress = config, state, Progress()
+        self.steps_per_epoch = batches.steps_per_epoch
+        self.total_steps = config.epochs * self.steps_per_epoch
+        self.seconds_waited = 0.0
+        self.compiled, self._batches, self._rates = compiled, batches, rates
+        self._evaluation, self._checkpoints, self._show = evaluation, checkpoints, show
+        self._interruption = _Interruption()
+        self._unchecked: tuple[int, dict[str, jax.Array]] | None = None
+
+    def restore(self) -> None:
+        """Goes where the newest checkpoint is; stays at the beginning where there is none."""
+        if self._checkpoints is not None and self._checkpoints.latest is not None:
+            self.state, progress = self._checkpoints.restore(self.state)
+            self.progress = Progress(**progress)
+
+    def run(self, record: Record) -> None:
+        """Trains until all epochs are done or patience is over.
+
+        Raises:
+          DivergedError: something is no longer finite; no checkpoint is written from there on.
+          KeyboardInterrupt: on Ctrl-C, after the present step, with a checkpoint written.
+        """
+        self._record = record
+        with self._interruption, self._bar() as bar:
+            # A run that was stopped between a step and its evaluation makes up for it.
+            if self._is_due(self.progress.step) and self.progress.evaluated < self.progress.step:
+                self._evaluate()
+            while not self._is_over():
+                self._epoch(bar)
+
+    def _is_over(self) -> bool:
+        patience = self.config.patience
+        waited = patience is not None and self.progress.waiting >= patience
+        return waited or self.progress.step >= self.total_steps
+
+    def _epoch(self, bar: Any) -> None:
+        """The epoch, or what is left of it."""
+        stream = Prefetch(self._batches.epoch(*divmod(self.progress.step, self.steps_per_epoch)))
+        window = _Window(stream)
+        with contextlib.closing(iter(stream)) as batches:
+            for batch in batches:
+                self._one_step(batch)
+                window.add(batch)
+                bar.update()
+                if self._logs(self.progress.step):
+                    bar.set_postfix_str(f"loss {self._log(window):.4f}", refresh=False)
+                    window = _Window(stream)
+                with window.paused():
+                    self._between_steps()
+                if self._is_over():
+                    break
+        self.seconds_waited += stream.seconds_waited
+
+    def _one_step(self, batch: Mapping[str, np.ndarray]) -> None:
+        before = self._unchecked
+        self.state, values = self.compiled(self.state, parallel.put(batch))
+        self.progress.step += 1
+        self._unchecked = (self.progress.step, values)
+        if before is not None:
+            # One step late, so that the host never waits for the device.
+            self._check_finite(*before)
+
+    def _between_steps(self) -> None:
+        step = self.progress.step
+        if self._is_due(step) and not self._interruption.asked:
+            self._evaluate()
+        if self._interruption.asked or self._wants_checkpoint(step):
+            self._save()
+        if self._interruption.asked:
+            raise KeyboardInterrupt
+
+    def _logs(self, step: int) -> bool:
+        return step % self.config.log_every == 0 or step % self.steps_per_epoch == 0
+
+    def _is_due(self, step: int) -> bool:
+        every = self.config.eval_every or self.steps_per_epoch
+        return self._evaluation is not None and self._falls_on(step, every)
+
+    def _wants_checkpoint(self, step: int) -> bool:
+        config = self.config
+        every = config.checkpoint_every or config.eval_every or self.steps_per_epoch
+        return self._falls_on(step, every) or self._is_over()
+
+    def _falls_on(self, step: int, every: int) -> bool:
+        return step > 0 and (step % every == 0 or step == self.total_steps)
+
+    def _log(self, window: _Window) -> float:
+        """Writes the line of the present step; its loss."""
+        step, values = self._unchecked
+        self._check_finite(step, values)
+        line = {
+            "epoch": round(step / self.steps_per_epoch, 6),
+            "loss": float(values["loss"]),
+            "grad_norm": float(values["grad_norm"]),
+            "learning_rate": {k: float(rate(step - 1)) for k, rate in self._rates.items()},
+        }
+        self._record.write("train", step, line | window.speed())
+        return line["loss"]
+
+    def _evaluate(self) -> None:
+        evaluation, progress = self._evaluation, self.progress
+        scores = self._scores()
+        self._record.write("eval", progress.step, scores)
+        progress.history.append({"step": progress.step, **scores})
+        score, best = scores[evaluation.metric], progress.best
+        better = best is None or (score > best if evaluation.higher_is_better else score < best)
+        progress.waiting = 0 if better else progress.waiting + 1
+        if better:
+            progress.best, progress.best_step = score, progress.step
+            evaluation.keep(self.state.params)
+
+    def _scores(self) -> dict[str, float]:
+        if self._unchecked is not None:
+            self._check_finite(*self._unchecked)
+        try:
+            with self._interruption.at_once():
+                scores = self._evaluation.score(self.state.params)
+        except KeyboardInterrupt:
+            self._save()
+            raise
+        bad = [f"{name} {value}" for name, value in scores.items() if not math.isfinite(value)]
+        if bad:
+            raise self._diverged(f"evaluation after step {self.progress.step}: {', '.join(bad)}")
+        return scores
+
+    def _check_finite(self, step: int, values: Mapping[str, jax.Array]) -> None:
+        loss, norm = float(values["loss"]), float(values["grad_norm"])
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise self._diverged(f"step {step}: loss {loss}, gradient norm {norm}")
+
+    def _diverged(self, what: str) -> DivergedError:
+        latest = None if self._checkpoints is None else self._checkpoints.latest
+        kept = "" if latest is None else f"; the checkpoint of step {latest} is kept"
+        return DivergedError(
+            f"{what}; the learning rate is too high for this model and data: try a lower one or a "
+            f"longer warm-up{kept}"
+        )
+
+    def _save(self) -> None:
+        if self._checkpoints is None:
+            return
+        if self._unchecked is not None:
+            self._check_finite(*self._unchecked)
+        # The loss is of the parameters before the step; what is saved is those after it.
+        if not all_finite(self.state.params):
+            raise self._diverged(f"step {self.progress.step}: parameters are not finite")
+        self._checkpoints.save(self.state, dataclasses.asdict(self.progress))
+
+    def _bar(self) -> Any:
+        from tqdm import tqdm
+
+        return tqdm(
+            total=self.total_steps,
+            initial=self.progress.step,
+            disable=not self._show,
+            unit="step",
+            desc="fine-tuning",
+        )
+
+
+class _Window:
+    """How fast it went since the last line of the log, evaluations and checkpoints left out."""
+
+    def __init__(self, stream: Prefetch) -> None:
+        self._stream, self._waited_before = stream, stream.seconds_waited
+        self._start = time.perf_counter()
+        self._examples = self._tokens = 0
+
+    def add(self, batch: Mapping[str, np.ndarray]) -> None:
+        self._examples += int(batch["weights"].sum())
+        self._tokens += int((batch["segment_ids"] > 0).sum())
+
+    def speed(self) -> dict[str, float]:
+        seconds = time.perf_counter() - self._start
+        return {
+            "examples_per_second": self._examples / seconds,
+            "tokens_per_second": self._tokens / seconds,
+            "waiting_share": (self._stream.seconds_waited - self._waited_before) / seconds,
+        }
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self._start += time.perf_counter() - start
+
+
+class _Interruption:
+    """Turns Ctrl-C into a request that the loop grants between two steps; a second one is final."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._at_once = False
+        self._previous: Any = None
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            self._previous = signal.signal(signal.SIGINT, self._ask)
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        if self._previous is not None:
+            signal.signal(signal.SIGINT, self._previous)
+
+    def _ask(self, *_: Any) -> None:
+        final, self.asked = self.asked or self._at_once, True
+        if final:
+            raise KeyboardInterrupt
+
+    @contextlib.contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Inside, nothing would be lost: the first Ctrl-C raises KeyboardInterrupt."""
+        self._at_once = True
+        try:
+            yield
+        finally:
+            self._at_once = False
