@@ -1,0 +1,74 @@
+"""Embeddings and predictions, against the model run on one text at a time."""
+
+import jax
+import numpy as np
+import pytest
+import tiny
+
+from jaxbert.data import Batches, tokenize
+from jaxbert.models import split_model
+from jaxbert.training import parallel
+from jaxbert.training.inference import (
+    embed,
+    make_embed_step,
+    predictions,
+    probabilities,
+    run_batches,
+)
+
+
+@pytest.fixture(scope="module")
+def by_hand(tokenized):
+    """Each text alone, unpadded: {pooling: [13, 16]}."""
+    encoder = tiny.encoder()
+    found = {"mean": [], "first": [], "pooler": []}
+    run = jax.jit(lambda ids: encoder(ids)[:2])
+    for start, end in zip(tokenized.offsets[:-1], tokenized.offsets[1:], strict=True):
+        hidden, pooled = run(tokenized.input_ids[None, start:end])
+        found["mean"].append(np.asarray(hidden)[0].mean(axis=0))
+        found["first"].append(np.asarray(hidden)[0, 0])
+        found["pooler"].append(np.asarray(pooled)[0])
+    return {name: np.stack(values) for name, values in found.items()}
+
+
+@pytest.mark.parametrize("pooling", ["mean", "first", "pooler"])
+@pytest.mark.parametrize("layout", ["packed", "padded"])
+def test_pooling(tokenizer, by_hand, pooling, layout):
+    graphdef, params = split_model(tiny.encoder())
+    step = make_embed_step(graphdef, pooling=pooling)
+    batches = Batches(tokenize(tiny.CLASSES, tokenizer, 16), 5, max_length=16, layout=layout)
+    found = run_batches(parallel.Compiled(step), params, batches)
+    assert set(found) == {"logits"}
+    np.testing.assert_allclose(found["logits"], by_hand[pooling], atol=1e-5)
+
+
+def test_embed_normalised(tokenizer, by_hand):
+    found = embed(
+        tiny.encoder(), tokenizer, tiny.TEXTS, normalise=True, batch_size=5, max_length=16
+    )
+    norms = np.linalg.norm(by_hand["mean"], axis=1, keepdims=True)
+    np.testing.assert_allclose(found, by_hand["mean"] / norms, atol=1e-5)
+    assert found.dtype == np.float32
+
+
+def test_unknown_pooling():
+    with pytest.raises(ValueError, match="pooling='max' must be one of mean, first, pooler"):
+        make_embed_step(None, pooling="max")
+
+
+def test_predictions_and_probabilities():
+    logits = np.array([[1.0, 3.0, 2.0], [1000.0, -1000.0, 0.0]], np.float32)
+    assert predictions("single_label_classification", logits).tolist() == [1, 0]
+    assert predictions("regression", logits[:, :1]).tolist() == [1.0, 1000.0]
+    p = probabilities(logits)
+    np.testing.assert_allclose(p[0], np.exp([1, 3, 2]) / np.exp([1, 3, 2]).sum(), rtol=1e-9)
+    assert p[1].tolist() == [1, 0, 0]
+
+
+def test_a_program_for_each_shape_and_no_more():
+    step = parallel.Compiled(lambda state, batch: state + batch["input_ids"].sum())
+    for rows in (2, 3, 2, 3):
+        out = step(np.float32(1), {"input_ids": np.ones((rows, 4), np.float32)})
+        assert float(out) == 1 + 4 * rows
+    assert step.shapes == [(2, 4), (3, 4)]
+    assert step.seconds > 0

@@ -1,0 +1,126 @@
+"""The output directory: what is refused, what is replaced, what a resumed log keeps."""
+
+import dataclasses
+import json
+
+import pytest
+import tiny
+from tiny import CLASSES
+
+from jaxbert.optim import OptimizerConfig
+from jaxbert.training.checkpoint import Checkpoints
+from jaxbert.training.record import Record, read_run, write_run
+
+
+@pytest.fixture(scope="module")
+def a_run(tokenizer, tmp_path_factory):
+    output = tmp_path_factory.mktemp("run") / "deep" / "out"
+    tiny.trainer(tokenizer, output=output, epochs=1).fit()
+    return output
+
+
+def contents(directory):
+    return {p: p.read_bytes() for p in directory.rglob("*") if p.is_file()}
+
+
+def test_foreign_files_are_refused_even_with_overwrite(tokenizer, tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    for overwrite in (False, True):
+        with pytest.raises(FileExistsError, match="holds files that are no run"):
+            tiny.trainer(tokenizer, output=tmp_path, overwrite=overwrite)
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_file_is_no_directory(tokenizer, tmp_path):
+    (tmp_path / "out").write_text("")
+    with pytest.raises(FileExistsError, match="is a file"):
+        tiny.trainer(tokenizer, output=tmp_path / "out", overwrite=True)
+
+
+def test_another_run_is_refused_and_replaced_only_when_told(tokenizer, a_run):
+    before = contents(a_run)
+    with pytest.raises(FileExistsError, match=r"another run; .*--resume.*--overwrite"):
+        tiny.trainer(tokenizer, output=a_run)
+    assert contents(a_run) == before
+
+
+def test_overwrite_begins_with_nothing(tokenizer, tmp_path):
+    write_run(tmp_path, {"status": "finished"})
+    (tmp_path / "metrics.jsonl").write_text('{"event": "train", "step": 99}\n')
+    run = tiny.trainer(tokenizer, output=tmp_path, overwrite=True, epochs=1).fit()
+    assert run["step"] == 4
+    assert [line["step"] for line in tiny.lines(tmp_path)] == [1, 2, 3, 4]
+
+
+def test_an_empty_directory_is_welcome(tokenizer, tmp_path):
+    tiny.trainer(tokenizer, output=tmp_path)
+
+
+def test_there_must_be_something_to_resume(tokenizer, tmp_path):
+    for output in (tmp_path / "nowhere", tmp_path):
+        with pytest.raises(FileNotFoundError, match="holds no run"):
+            tiny.trainer(tokenizer, output=output, resume=True)
+    assert not (tmp_path / "nowhere").exists()
+
+
+OTHERS = {
+    "batch": (dict(batch_size=5), "differs in batch_size;"),
+    "several": (dict(seed=1, layout="padded"), "differs in seed, layout;"),
+    "rate": (dict(optimizer=OptimizerConfig()), "differs in optimizer;"),
+    "data": (
+        dict(train=dataclasses.replace(CLASSES, texts=CLASSES.texts[::-1])),
+        "differs in the train examples;",
+    ),
+    "evaluation": (dict(evaluation=CLASSES), "differs in the evaluation examples;"),
+}
+
+
+@pytest.mark.parametrize(("settings", "message"), OTHERS.values(), ids=OTHERS)
+def test_resume_refuses_another_run(tokenizer, a_run, settings, message):
+    before = contents(a_run)
+    with pytest.raises(ValueError, match=message):
+        tiny.trainer(tokenizer, output=a_run, resume=True, **({"epochs": 1} | settings))
+    assert contents(a_run) == before
+
+
+def test_resume_may_log_otherwise(tokenizer, a_run):
+    tiny.trainer(tokenizer, output=a_run, resume=True, epochs=1, log_every=3, keep_checkpoints=5)
+
+
+def test_run_json_is_replaced_whole(tmp_path):
+    write_run(tmp_path, {"step": 1})
+    with pytest.raises(ValueError, match="JSON"):
+        write_run(tmp_path, {"step": float("nan")})
+    assert read_run(tmp_path) == {"step": 1}
+
+
+def test_a_log_keeps_what_was_done_and_whole(tmp_path):
+    log = Record(tmp_path)
+    for step in (1, 2, 3):
+        log.write("train", step, {"loss": step})
+        log.write("eval", step, {"loss": step})
+    log.close()
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"event": "train", "step": 2, "lo')  # cut off by a crash
+    Record(tmp_path, step=2, evaluated=1).close()
+    kept = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [(k["event"], k["step"]) for k in kept] == [("train", 1), ("eval", 1), ("train", 2)]
+    Record(tmp_path).close()
+    assert (tmp_path / "metrics.jsonl").read_text() == ""
+
+
+def test_without_a_directory_nothing_is_written(tokenizer, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert tiny.trainer(tokenizer, epochs=1, evaluation=CLASSES).fit()["status"] == "finished"
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_checkpoint_of_another_optimizer_says_so(tokenizer, a_run):
+    adam = tiny.trainer(tokenizer, epochs=1)._loop(None).state
+    checkpoints = Checkpoints(a_run / "checkpoints")
+    state, progress = checkpoints.restore(adam)
+    assert (int(state.step), progress["step"]) == (4, 4)
+    plain = tiny.trainer(tokenizer, epochs=1, optimizer=tiny.PLAIN)._loop(None).state
+    with pytest.raises(ValueError, match="checkpoint 4 does not fit this model and optimizer"):
+        checkpoints.restore(plain)
+    checkpoints.close()

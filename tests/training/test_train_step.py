@@ -1,0 +1,158 @@
+"""The step computes one thing however the batch is laid out, split up, or masked by dropout."""
+
+import jax
+import numpy as np
+import pytest
+import tiny
+from flax import nnx
+
+from jaxbert.data import Batches, Tokenized
+from jaxbert.models import BertConfig, BertForTokenClassification, split_model
+from jaxbert.optim import OptimizerConfig, make_optimizer, trainable_mask
+from jaxbert.training.losses import classification, token_classification
+from jaxbert.training.step import all_finite, init_state, make_eval_step, make_train_step
+
+BATCH = 8
+DROPOUT = {"off": 0.0, "on": 0.3}
+
+
+def network(rate, cls=None, **config):
+    config = dict(hidden_dropout_prob=rate, attention_probs_dropout_prob=rate, **config)
+    if cls is None:
+        return split_model(tiny.model(**config))
+    return split_model(cls(BertConfig(**tiny.SHAPE, **config), rngs=nnx.Rngs(0)))
+
+
+def one_step(split, tokenized, layout, *, parts=1, loss=classification, optimizer=tiny.PLAIN):
+    """(loss, count, gradient norm, parameters before minus after, new state) of the first batch."""
+    graphdef, params = split
+    chain = make_optimizer(optimizer, params, 10, 2)
+    trainable = trainable_mask(optimizer, params)
+    step = make_train_step(graphdef, chain, loss, trainable=trainable, accumulation=parts)
+    batches = Batches(tokenized, BATCH, max_length=16, layout=layout, row_multiple=parts)
+    batch = next(batches.epoch(0))
+    if layout == "packed":
+        assert batch["segment_starts"].shape[1] > 1  # rows are shared
+    batch.pop("example_ids")
+    state, values = jax.jit(step)(init_state(params, chain, 3), batch)
+    moved = jax.tree.map(lambda a, b: np.asarray(a) - np.asarray(b), params, state.params)
+    return float(values["loss"]), float(values["count"]), float(values["grad_norm"]), moved, state
+
+
+def assert_close(first, second, atol=2e-6):
+    assert first[0] == pytest.approx(second[0], abs=1e-6)
+    assert first[1] == second[1]
+    assert first[2] == pytest.approx(second[2], rel=1e-5)
+    a, b = tiny.leaves(first[3]), tiny.leaves(second[3])
+    assert max(np.abs(x).max() for x in a.values()) > 0.01  # there is a gradient to compare
+    for path in a:
+        np.testing.assert_allclose(a[path], b[path], atol=atol, err_msg=path)
+
+
+@pytest.fixture(scope="module")
+def padded(tokenized):
+    """The reference for each dropout rate: padded rows, in one part."""
+    return {rate: one_step(network(rate), tokenized, "padded") for rate in DROPOUT.values()}
+
+
+@pytest.mark.parametrize("rate", DROPOUT.values(), ids=DROPOUT)
+@pytest.mark.parametrize(
+    ("layout", "parts"),
+    [("packed", 1), ("bucketed", 1), ("padded", 4), ("packed", 2), ("packed", 3)],
+)
+def test_layout_and_accumulation_change_nothing(tokenized, padded, layout, parts, rate):
+    assert_close(one_step(network(rate), tokenized, layout, parts=parts), padded[rate])
+
+
+def test_dropout_does_something_and_changes_with_the_step(tokenized, padded):
+    assert abs(padded[0.3][0] - padded[0.0][0]) > 1e-3
+    graphdef, params = network(0.3)
+    still = OptimizerConfig(**(vars(tiny.PLAIN) | {"learning_rate": 1e-30}))
+    chain = make_optimizer(still, params, 10, 2)
+    step = make_train_step(graphdef, chain, classification, trainable=trainable_mask(still, params))
+    batch = next(Batches(tokenized, BATCH, max_length=16).epoch(0))
+    batch.pop("example_ids")
+    step = jax.jit(step)
+    state, first = step(init_state(params, chain, 3), batch)
+    _, second = step(state, batch)
+    _, other_seed = step(init_state(params, chain, 4), batch)
+    _, again = step(init_state(params, chain, 3), batch)
+    losses = [float(v["loss"]) for v in (first, second, other_seed)]
+    assert len(set(losses)) == 3
+    assert float(again["loss"]) == losses[0]
+
+
+@pytest.mark.parametrize("rate", DROPOUT.values(), ids=DROPOUT)
+def test_token_tasks_too(tokenized, rate):
+    labels = (tokenized.input_ids % 3).astype(np.int32)
+    labels[tokenized.offsets[:-1]] = -100
+    data = Tokenized(
+        tokenized.input_ids, tokenized.token_type_ids, tokenized.offsets, token_labels=labels
+    )
+    split = network(rate, BertForTokenClassification, num_labels=3)
+    results = [
+        one_step(split, data, layout, parts=parts, loss=token_classification)
+        for layout, parts in (("padded", 1), ("packed", 1), ("packed", 2))
+    ]
+    ends = tokenized.offsets[BATCH]
+    assert results[0][1] == (labels[:ends] >= 0).sum()
+    assert_close(results[1], results[0])
+    assert_close(results[2], results[0])
+
+
+def test_gradient_is_that_of_the_mean_loss(tokenized):
+    """By differences, along the gradient itself."""
+    graphdef, params = network(0.0)
+    loss, count, norm, gradient, _ = one_step((graphdef, params), tokenized, "packed")
+    assert count == BATCH
+    assert norm == pytest.approx(
+        np.sqrt(sum(np.square(g).sum() for g in tiny.leaves(gradient).values())), rel=1e-5
+    )
+    batch = next(Batches(tokenized, BATCH, max_length=16, layout="padded").epoch(0))
+    batch.pop("example_ids")
+    evaluate = jax.jit(make_eval_step(graphdef, classification))
+
+    def mean_loss(distance):
+        there = jax.tree.map(lambda p, g: p + distance * g / norm, params, gradient)
+        out = evaluate(there, batch)
+        return float(out["loss_sum"]) / float(out["count"])
+
+    assert mean_loss(0.0) == pytest.approx(loss, abs=1e-6)
+    slope = (mean_loss(0.01) - mean_loss(-0.01)) / 0.02
+    assert slope == pytest.approx(norm, rel=1e-2)
+
+
+def test_frozen_groups_rest_and_hold_no_moments(tokenized):
+    frozen = OptimizerConfig(learning_rate=0.01, frozen=("embeddings",), schedule="constant")
+    split = network(0.1)
+    *_, norm, moved, state = one_step(split, tokenized, "packed", optimizer=frozen)
+    for path, distance in tiny.leaves(moved).items():
+        assert (not distance.any()) == path.startswith("bert/embeddings/"), path
+    tiny.assert_equal(split[1]["bert"]["embeddings"], state.params["bert"]["embeddings"])
+    held = sum(leaf.size for leaf in jax.tree.leaves(state.opt_state))
+    sizes = {path: leaf.size for path, leaf in tiny.leaves(split[1]).items()}
+    moving = sum(n for path, n in sizes.items() if not path.startswith("bert/embeddings/"))
+    assert 2 * moving <= held < 2 * moving + 50  # two moments each, and a few counts
+    everything = one_step(split, tokenized, "packed")
+    assert norm < everything[2]  # the frozen gradient does not count
+
+
+def test_evaluation_draws_no_dropout_and_ignores_absent_labels(tokenized):
+    graphdef, params = network(0.3)
+    evaluate = jax.jit(make_eval_step(graphdef, classification))
+    batch = next(Batches(tokenized, BATCH, max_length=16).epoch(0))
+    batch.pop("example_ids")
+    out = evaluate(params, batch)
+    plain = jax.jit(make_eval_step(network(0.0)[0], classification))(params, batch)
+    np.testing.assert_array_equal(out["logits"], plain["logits"])
+    assert float(out["count"]) == BATCH
+    batch.pop("labels")
+    assert set(evaluate(params, batch)) == {"logits"}
+
+
+def test_all_finite_sees_one_bad_number():
+    params = split_model(tiny.model())[1]
+    assert all_finite(params)
+    for bad in (np.nan, np.inf):
+        params["classifier"]["bias"] = params["classifier"]["bias"].at[1].set(bad)
+        assert not all_finite(params)

@@ -1,0 +1,260 @@
+"""What a trainer trains, evaluates, keeps and predicts."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+import tiny
+from tiny import CLASSES, NUMBERS
+
+from jaxbert.data import Examples
+from jaxbert.models import BertForSequenceClassification, split_model
+from jaxbert.optim import OptimizerConfig
+from jaxbert.training import Trainer
+from jaxbert.training.inference import probabilities, run_batches
+
+
+def scripted(monkeypatch, scores):
+    """Evaluation says these accuracies, one after the other."""
+    scores = iter(scores)
+
+    def score(self, params, batches, examples):
+        return {"loss": 1.0, "accuracy": next(scores)}
+
+    monkeypatch.setattr(Trainer, "_score", score)
+
+
+def seen_params(monkeypatch):
+    """The parameters of every evaluation, copied."""
+    seen, score = [], Trainer._score
+
+    def watched(self, params, *args, **kwargs):
+        seen.append(jax.tree.map(np.array, params))
+        return score(self, params, *args, **kwargs)
+
+    monkeypatch.setattr(Trainer, "_score", watched)
+    return seen
+
+
+@pytest.fixture(scope="module")
+def finished(tokenizer, tmp_path_factory):
+    """A whole run with evaluation: (trainer, output directory, what fit returned)."""
+    output = tmp_path_factory.mktemp("run") / "out"
+    trainer = tiny.trainer(tokenizer, output=output, evaluation=CLASSES, eval_every=5)
+    return trainer, output, trainer.fit()
+
+
+def test_a_run_leaves_its_evidence(finished):
+    trainer, output, run = finished
+    assert tiny.run_json(output) == run
+    assert (run["status"], run["step"], run["total_steps"]) == ("finished", 12, 12)
+    assert [e["step"] for e in run["evaluations"]] == [5, 10, 12]
+    assert run["config"]["batch_size"] == 4
+    assert run["data"]["train"]["fingerprint"] == CLASSES.fingerprint
+    lines = tiny.lines(output)
+    steps = [line["step"] for line in lines if line["event"] == "train"]
+    assert steps == list(range(1, 13))
+    rates = lines[0]["learning_rate"]
+    assert rates["layer_1"] == pytest.approx(0.9 * rates["head"])
+    assert list((output / "tensorboard").iterdir())
+    assert len(list((output / "checkpoints").iterdir())) == 2
+    assert trainer.problem_type == "single_label_classification"
+
+
+def test_the_saved_model_says_what_it_is_for(finished):
+    trainer, output, _ = finished
+    saved = BertForSequenceClassification.from_pretrained(output)
+    assert saved.config.problem_type == "single_label_classification"
+    assert saved.config.id2label == ("bad", "good")
+    tiny.assert_equal(split_model(saved)[1], split_model(trainer.model)[1])
+    assert trainer.model.config == saved.config
+
+
+def test_the_callers_model_is_left_alone(tokenizer):
+    network = tiny.model()
+    before, config = jax.tree.map(np.array, split_model(network)[1]), network.config
+    tiny.trainer(tokenizer, network=network, epochs=1).fit()
+    tiny.assert_equal(before, split_model(network)[1])
+    assert network.config is config
+    assert config.problem_type is None
+
+
+@pytest.mark.parametrize("layout", ["packed", "bucketed", "padded"])
+def test_no_more_programs_than_shapes(tokenizer, layout):
+    trainer = tiny.trainer(tokenizer, layout=layout, accumulation=2, evaluation=CLASSES, epochs=2)
+    run = trainer.fit()
+    possible = {(s.rows, s.length) for s in trainer._train.shapes}
+    assert set(map(tuple, run["compilation"]["train_shapes"])) <= possible
+    assert len(run["compilation"]["train_shapes"]) <= run["compilation"]["possible_shapes"]
+    known = possible | {(s.rows, s.length) for s in trainer._evaluation.shapes}
+    assert len(trainer._eval_step.shapes) == len(set(trainer._eval_step.shapes))
+    assert set(trainer._eval_step.shapes) <= known
+
+
+def test_evaluation_counts_each_example_once(finished):
+    """Thirteen examples in fours: the last batch has one."""
+    trainer, _, _ = finished
+    batches = trainer._batches(CLASSES)
+    assert len(CLASSES) % batches.batch_size == 1
+    found = run_batches(trainer._eval_step, split_model(trainer.model)[1], batches)
+    one_by_one = np.concatenate([trainer.logits([text]) for text in CLASSES.texts])
+    np.testing.assert_allclose(found["logits"], one_by_one, atol=1e-5)
+    p = probabilities(one_by_one)[np.arange(13), CLASSES.labels]
+    scores = trainer.evaluate(CLASSES)
+    assert scores["loss"] == found["loss"] == pytest.approx(-np.log(p).mean(), abs=1e-5)
+    assert scores["accuracy"] == (one_by_one.argmax(-1) == CLASSES.labels).mean()
+
+
+def test_predictions_come_in_the_order_of_the_texts(finished):
+    trainer, _, _ = finished
+    texts = CLASSES.texts[::-1]
+    predictions = trainer.predict(texts)
+    for text, prediction in zip(texts, predictions, strict=True):
+        alone = trainer.predict([text])[0]
+        assert list(prediction["probabilities"]) == ["bad", "good"]
+        assert prediction["probabilities"] == pytest.approx(alone["probabilities"], abs=1e-5)
+        assert sum(prediction["probabilities"].values()) == pytest.approx(1)
+        best = max(prediction["probabilities"], key=prediction["probabilities"].get)
+        assert prediction["label"] == alone["label"] == best
+    assert len({p["probabilities"]["good"] for p in predictions}) == 13
+
+
+@pytest.mark.parametrize("written", [True, False])
+def test_the_best_model_is_kept(tokenizer, tmp_path, monkeypatch, written):
+    seen = seen_params(monkeypatch)
+    watched = Trainer._score
+    trainer = tiny.trainer(
+        tokenizer,
+        output=tmp_path / "out" if written else None,
+        evaluation=CLASSES,
+        eval_every=3,
+    )
+    accuracies = iter([0.5, 0.9, 0.9, 0.2])  # the second is best: an equal one is no better
+
+    def score(self, *args, **kwargs):
+        return watched(self, *args, **kwargs) | {"accuracy": next(accuracies)}
+
+    monkeypatch.setattr(Trainer, "_score", score)
+    run = trainer.fit()
+    assert run["best"] == {"metric": "accuracy", "score": 0.9, "step": 6}
+    assert len(seen) == 4
+    tiny.assert_equal(split_model(trainer.model)[1], seen[1])
+    if written:
+        saved = BertForSequenceClassification.from_pretrained(tmp_path / "out")
+        tiny.assert_equal(split_model(saved)[1], seen[1])
+
+
+def test_less_is_better_for_the_loss(tokenizer, monkeypatch):
+    losses = iter([0.5, 0.9, 0.3])
+    monkeypatch.setattr(Trainer, "_score", lambda *a, **k: {"loss": next(losses)})
+    run = tiny.trainer(tokenizer, evaluation=CLASSES, metric="loss").fit()
+    assert run["best"] == {"metric": "loss", "score": 0.3, "step": 12}
+
+
+def test_early_stopping(tokenizer, tmp_path, monkeypatch):
+    scripted(monkeypatch, [0.5, 0.6, 0.6, 0.4])
+    trainer = tiny.trainer(
+        tokenizer, output=tmp_path / "out", evaluation=CLASSES, eval_every=1, patience=2
+    )
+    run = trainer.fit()
+    assert (run["status"], run["step"]) == ("finished", 4)
+    assert run["best"]["step"] == 2
+    again = tiny.trainer(
+        tokenizer, output=tmp_path / "out", evaluation=CLASSES, eval_every=1, patience=2,
+        resume=True,
+    )  # fmt: skip
+    assert again.fit()["step"] == 4  # nothing left to do
+    tiny.assert_equal(split_model(again.model)[1], split_model(trainer.model)[1])
+
+
+def test_without_evaluation_the_last_model_is_kept(tokenizer, tmp_path):
+    trainer = tiny.trainer(tokenizer, output=tmp_path / "out", epochs=1)
+    run = trainer.fit()
+    assert run["best"]["score"] is None
+    saved = BertForSequenceClassification.from_pretrained(tmp_path / "out")
+    tiny.assert_equal(split_model(saved)[1], split_model(trainer.model)[1])
+    start = tiny.leaves(split_model(tiny.model())[1])
+    end = tiny.leaves(split_model(trainer.model)[1])
+    assert not any(np.array_equal(start[k], end[k]) for k in start if k.endswith("kernel"))
+
+
+def test_training_lowers_the_loss(tokenizer, tmp_path):
+    fast = dataclasses.replace(tiny.ADAMW, learning_rate=0.01)
+    trainer = tiny.trainer(tokenizer, epochs=8, optimizer=fast)
+    before = trainer.evaluate(CLASSES)["loss"]
+    trainer.fit()
+    assert trainer.evaluate(CLASSES)["loss"] < before / 2
+
+
+def test_regression(tokenizer, tmp_path):
+    network = tiny.model(1)
+    trainer = tiny.trainer(
+        tokenizer, NUMBERS, tmp_path / "out", evaluation=NUMBERS, network=network, epochs=1
+    )
+    run = trainer.fit()
+    assert run["best"]["metric"] == "mse"
+    values = np.array([p["score"] for p in trainer.predict(NUMBERS.texts)])
+    scores = trainer.evaluate(NUMBERS)
+    assert scores["mse"] == pytest.approx(np.square(values - NUMBERS.labels).mean(), rel=1e-5)
+    assert scores["loss"] == pytest.approx(scores["mse"], rel=1e-5)
+    saved = BertForSequenceClassification.from_pretrained(tmp_path / "out")
+    assert saved.config.problem_type == "regression"
+
+
+def test_reinitialised_layers_start_afresh_and_alone(tokenizer):
+    anew = dataclasses.replace(tiny.ADAMW, reinitialise_layers=1)
+    trainer = tiny.trainer(tokenizer, optimizer=anew, network=tiny.model(seed=9))
+    old = tiny.leaves(split_model(tiny.model(seed=9))[1])
+    start = tiny.leaves(trainer._initial_params())
+    fresh = {k for k in old if not np.array_equal(old[k], start[k])}
+    assert fresh
+    assert all(k.startswith(("bert/encoder/layers/1/", "bert/pooler/")) for k in fresh)
+    drawn = {k for k in old if k.startswith(("bert/encoder/layers/1/", "bert/pooler/"))}
+    assert {k for k in drawn if k.endswith("kernel")} <= fresh
+    again = tiny.trainer(tokenizer, optimizer=anew, network=tiny.model(seed=9))
+    tiny.assert_equal(trainer._initial_params(), again._initial_params())
+
+
+def test_frozen_embeddings_rest_through_a_run(tokenizer):
+    frozen = OptimizerConfig(learning_rate=1e-3, frozen=("embeddings",))
+    trainer = tiny.trainer(tokenizer, optimizer=frozen, epochs=1)
+    trainer.fit()
+    after, before = split_model(trainer.model)[1], split_model(tiny.model())[1]
+    tiny.assert_equal(after["bert"]["embeddings"], before["bert"]["embeddings"])
+
+
+OTHER_NAMES = dataclasses.replace(CLASSES, label_names=("good", "bad"), source="other.csv")
+UNLABELLED = Examples(CLASSES.texts, source="plain.csv")
+REFUSED = {
+    "no labels": (dict(train=UNLABELLED), "plain.csv: training needs labels"),
+    "unlabelled evaluation": (dict(evaluation=UNLABELLED), "plain.csv: evaluation needs labels"),
+    "other kind": (dict(evaluation=NUMBERS), "labels of scores.csv are regression"),
+    "other order": (
+        dict(evaluation=OTHER_NAMES),
+        r"other.csv numbers its labels good, bad, the model bad, good; .*label_names=",
+    ),
+    "too long": (dict(max_length=17), "max_length=17 is more than the model's 16 positions"),
+    "wide regression": (
+        dict(train=NUMBERS, network=tiny.model(2)),
+        "regression needs num_labels=1, the model has 2",
+    ),
+    "narrow": (dict(network=tiny.model(1)), "has 2 labels .* num_labels=1"),
+    "metric": (dict(metric="f1"), "metric='f1' is not one of accuracy"),
+}
+
+
+@pytest.mark.parametrize(("settings", "message"), REFUSED.values(), ids=REFUSED)
+def test_what_does_not_fit_is_refused_before_anything_is_written(
+    tokenizer, tmp_path, settings, message
+):
+    with pytest.raises(ValueError, match=message):
+        tiny.trainer(tokenizer, output=tmp_path / "out", **settings)
+    assert not (tmp_path / "out").exists()
+
+
+def test_fit_wants_examples_and_one_call(tokenizer, finished):
+    with pytest.raises(ValueError, match="needs training examples"):
+        tiny.trainer(tokenizer, None).fit()
+    with pytest.raises(ValueError, match="make a new Trainer"):
+        finished[0].fit()
