@@ -1,5 +1,6 @@
 # make demo   fine-tune a real BERT on real text and print how it did
 # make test   everything that CI runs
+# make bench  time training and inference against PyTorch
 #
 # Each makes the environment it needs in $(VENV) from pyproject.toml, once.
 
@@ -11,7 +12,7 @@ PIP := $(BIN)/python -m pip install --quiet
 PYTEST := -n 2 --dist loadfile
 NEWER := $(VENV)-3.12
 
-.PHONY: demo test lint test-newer env env-test clean
+.PHONY: demo test lint test-newer bench env env-test clean
 
 demo: env
 	$(BIN)/jaxbert demo $(ARGS)
@@ -30,6 +31,9 @@ test-newer:
 	@if python3.12 -c '' 2>/dev/null; then $(MAKE) $(NEWER)/ready && \
 	  $(NEWER)/bin/python -m pytest $(PYTEST) --ignore=tests/parity; \
 	else echo 'python3.12 cannot be called: the tests on the newest JAX are left out'; fi
+
+bench: env-test
+	$(BIN)/python -m benchmarks.compare $(ARGS)
 
 env: $(VENV)/ready
 env-test: $(VENV)/ready-test

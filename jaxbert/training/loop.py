@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 import math
 import signal
 import threading
@@ -24,6 +25,8 @@ from jaxbert.training.checkpoint import Checkpoints
 from jaxbert.training.config import TrainConfig
 from jaxbert.training.record import Record
 from jaxbert.training.step import Params, TrainState, all_finite
+
+logger = logging.getLogger("jaxbert")
 
 
 class DivergedError(RuntimeError):
@@ -109,8 +112,10 @@ class Loop:
           DivergedError: something is no longer finite; no checkpoint is written from there on.
           KeyboardInterrupt: on Ctrl-C, after the present step, with a checkpoint written.
         """
+        from tqdm.contrib.logging import logging_redirect_tqdm
+
         self._record = record
-        with self._interruption, self._bar() as bar:
+        with self._interruption, logging_redirect_tqdm(), self._bar() as bar:
             # A run that was stopped between a step and its evaluation makes up for it.
             if self._is_due(self.progress.step) and self.progress.evaluated < self.progress.step:
                 self._evaluate()
@@ -190,6 +195,8 @@ class Loop:
         evaluation, progress = self._evaluation, self.progress
         scores = self._scores()
         self._record.write("eval", progress.step, scores)
+        told = ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
+        logger.info("step %d of %d: %s", progress.step, self.total_steps, told)
         progress.history.append({"step": progress.step, **scores})
         score, best = scores[evaluation.metric], progress.best
         better = best is None or (score > best if evaluation.higher_is_better else score < best)
