@@ -147,7 +147,22 @@ def _gibibytes(row: dict[str, Any] | None) -> str:
     return f"{peak / 2**30:.2f}" if peak else "-"
 
 
-TABLES = {"demo": demo, "speed": speed, "lr": lr, "strategies": strategies}
+def parity() -> str:
+    """The distance of every model from PyTorch, as last measured."""
+    latest = {row["model"]: row for row in read_results("parity")}
+    rows = [
+        [
+            f"`{name}`" if name.startswith("Bert") else name,
+            f"{row['outputs']:.0e}",
+            "" if row["gradients"] is None else f"{row['gradients']:.0e}",
+        ]
+        for name, row in latest.items()
+    ]
+    header = ["model", "outputs, largest difference", "gradients, largest relative difference"]
+    return f"{table(header, rows)}\n\n`python -m benchmarks.parity`; float32."
+
+
+TABLES = {"parity": parity, "demo": demo, "speed": speed, "lr": lr, "strategies": strategies}
 
 
 def filled(text: str) -> str:
