@@ -1,9 +1,8 @@
-"""A tokenizer, and compiled programs that are kept from one test to the next."""
+"""A tokenizer, its token ids, and cheap compilation."""
 
 import jax
 import pytest
 import tiny
-from jax.experimental.compilation_cache import compilation_cache
 
 from jaxbert.data import load_tokenizer, tokenize
 
@@ -20,19 +19,11 @@ def tokenized(tokenizer):
     return tokenize(tiny.CLASSES, tokenizer, 16)
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _compile_cheaply(tmp_path_factory):
-    """Compilation is nearly all the time here: keep what is compiled, and optimize little."""
-    names = {
-        "jax_disable_most_optimizations": True,
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("programs")),
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-        "jax_persistent_cache_min_entry_size_bytes": -1,
-    }
-    before = {name: jax.config.values[name] for name in names}
-    for name, value in names.items():
-        jax.config.update(name, value)
+@pytest.fixture(scope="package", autouse=True)
+def _compile_cheaply():
+    """Compilation is nearly all the time here, and these programs run a few steps."""
+    name = "jax_disable_most_optimizations"
+    before = jax.config.values[name]
+    jax.config.update(name, True)
     yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
+    jax.config.update(name, before)

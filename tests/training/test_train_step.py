@@ -7,20 +7,26 @@ import tiny
 from flax import nnx
 
 from jaxbert.data import Batches, Tokenized
-from jaxbert.models import BertConfig, BertForTokenClassification, split_model
+from jaxbert.models import (
+    BertConfig,
+    BertForSequenceClassification,
+    BertForTokenClassification,
+    split_model,
+)
 from jaxbert.optim import OptimizerConfig, make_optimizer, trainable_mask
 from jaxbert.training.losses import classification, token_classification
 from jaxbert.training.step import all_finite, init_state, make_eval_step, make_train_step
 
 BATCH = 8
-DROPOUT = {"off": 0.0, "on": 0.3}
+RATES = (0.0, 0.3)
 
 
-def network(rate, cls=None, **config):
-    config = dict(hidden_dropout_prob=rate, attention_probs_dropout_prob=rate, **config)
-    if cls is None:
-        return split_model(tiny.model(**config))
-    return split_model(cls(BertConfig(**tiny.SHAPE, **config), rngs=nnx.Rngs(0)))
+def network(rate, cls=BertForSequenceClassification, **config):
+    shape = tiny.SHAPE | {"num_hidden_layers": 1}  # compiles in half the time of two
+    config = BertConfig(
+        **shape, hidden_dropout_prob=rate, attention_probs_dropout_prob=rate, **config
+    )
+    return split_model(cls(config, rngs=nnx.Rngs(0)))
 
 
 def one_step(split, tokenized, layout, *, parts=1, loss=classification, optimizer=tiny.PLAIN):
@@ -52,15 +58,22 @@ def assert_close(first, second, atol=2e-6):
 @pytest.fixture(scope="module")
 def padded(tokenized):
     """The reference for each dropout rate: padded rows, in one part."""
-    return {rate: one_step(network(rate), tokenized, "padded") for rate in DROPOUT.values()}
+    return {rate: one_step(network(rate), tokenized, "padded") for rate in RATES}
 
 
-@pytest.mark.parametrize("rate", DROPOUT.values(), ids=DROPOUT)
+# With dropout a wrong mask shows as well as a wrong sum; without it only the sums are left.
 @pytest.mark.parametrize(
-    ("layout", "parts"),
-    [("packed", 1), ("bucketed", 1), ("padded", 4), ("packed", 2), ("packed", 3)],
+    ("rate", "layout", "parts"),
+    [
+        (0.3, "packed", 1),
+        (0.3, "bucketed", 1),
+        (0.3, "padded", 4),
+        (0.3, "packed", 3),
+        (0.0, "packed", 1),
+        (0.0, "padded", 2),
+    ],
 )
-def test_layout_and_accumulation_change_nothing(tokenized, padded, layout, parts, rate):
+def test_layout_and_accumulation_change_nothing(tokenized, padded, rate, layout, parts):
     assert_close(one_step(network(rate), tokenized, layout, parts=parts), padded[rate])
 
 
@@ -82,22 +95,20 @@ def test_dropout_does_something_and_changes_with_the_step(tokenized, padded):
     assert float(again["loss"]) == losses[0]
 
 
-@pytest.mark.parametrize("rate", DROPOUT.values(), ids=DROPOUT)
-def test_token_tasks_too(tokenized, rate):
+def test_token_tasks_too(tokenized):
     labels = (tokenized.input_ids % 3).astype(np.int32)
     labels[tokenized.offsets[:-1]] = -100
     data = Tokenized(
         tokenized.input_ids, tokenized.token_type_ids, tokenized.offsets, token_labels=labels
     )
-    split = network(rate, BertForTokenClassification, num_labels=3)
+    split = network(0.3, BertForTokenClassification, num_labels=3)
     results = [
         one_step(split, data, layout, parts=parts, loss=token_classification)
-        for layout, parts in (("padded", 1), ("packed", 1), ("packed", 2))
+        for layout, parts in (("padded", 1), ("packed", 2))
     ]
     ends = tokenized.offsets[BATCH]
     assert results[0][1] == (labels[:ends] >= 0).sum()
     assert_close(results[1], results[0])
-    assert_close(results[2], results[0])
 
 
 def test_gradient_is_that_of_the_mean_loss(tokenized):

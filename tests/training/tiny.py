@@ -1,4 +1,4 @@
-"""A two-layer model, a tokenizer of forty words and thirteen sentences, for the training tests."""
+"""A two-layer model, a vocabulary of forty words and thirteen sentences, for the training tests."""
 
 import json
 
@@ -69,7 +69,7 @@ def trainer(tokenizer, train=CLASSES, output=None, *, network=None, evaluation=N
     """A trainer of three epochs of four steps; arguments that `Trainer` knows go to it."""
     own = {k: config.pop(k) for k in ("overwrite", "resume") if k in config}
     defaults = dict(epochs=3, batch_size=4, max_length=16, log_every=1, optimizer=ADAMW, seed=5)
-    return Trainer(
+    made = Trainer(
         network or model(1 if train is NUMBERS else 2),
         tokenizer,
         train=train,
@@ -79,6 +79,27 @@ def trainer(tokenizer, train=CLASSES, output=None, *, network=None, evaluation=N
         progress=False,
         **own,
     )
+    return _share_programs(made)
+
+
+_programs = {}
+
+
+def _share_programs(made):
+    """Trainers of one configuration compile the same programs: once is enough for all of them."""
+    names = ("optimizer", "epochs", "batch_size", "accumulation", "layout", "label_smoothing")
+    settings = tuple(getattr(made.config, name) for name in names)
+    examples = made._examples["train"]
+    key = (settings, made.model.config, examples and examples.fingerprint)
+
+    def loop(checkpoints):
+        built = type(made)._loop(made, checkpoints)
+        built.compiled._programs = _programs.setdefault(("train", *key), {})
+        return built
+
+    made._loop = loop
+    made._eval_step._programs = _programs.setdefault(("eval", settings[2:], made.model.config), {})
+    return made
 
 
 def lines(directory):
