@@ -42,9 +42,14 @@ def describe_data(examples: Mapping[str, Examples | None], stats: BatchStats) ->
 
 def write_run(directory: Path, run: dict[str, Any]) -> None:
     """Writes run.json, all at once or not at all."""
-    temporary = directory / f".{RUN}.tmp"
-    temporary.write_text(json.dumps(run, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(temporary, directory / RUN)
+    _replace(directory / RUN, json.dumps(run, indent=2, allow_nan=False) + "\n")
+
+
+def _replace(path: Path, text: str) -> None:
+    """Another process, also one that comes after a crash, sees the old file or the new one."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
 
 
 def read_run(directory: Path) -> dict[str, Any]:
@@ -75,10 +80,9 @@ class Record:
         from tensorboardX import SummaryWriter
 
         path = directory / METRICS
-        kept = _lines_until(path, {"train": step, "eval": evaluated})
-        self._lines = path.open("w", encoding="utf-8")
-        self._lines.writelines(kept)
-        self._events = SummaryWriter(str(directory / EVENTS), purge_step=step + 1 if step else None)
+        _replace(path, "".join(_lines_until(path, {"train": step, "eval": evaluated})))
+        self._lines = path.open("a", encoding="utf-8")
+        self._events = SummaryWriter(str(directory / EVENTS), purge_step=step + 1)
 
     def write(self, event: str, step: int, values: dict[str, Any]) -> None:
         """One line, and one scalar for each number in it."""
