@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from jaxbert.data import BatchStats, Examples
 from jaxbert.training.parallel import describe_devices
 
 RUN, METRICS, EVENTS, CHECKPOINTS = "run.json", "metrics.jsonl", "tensorboard", "checkpoints"
+PREPARED = "prepared"  # status of a run without a step: nothing is lost by starting it again
 _PACKAGES = ("jaxbert", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers")
 
 
@@ -38,6 +40,30 @@ def describe_data(examples: Mapping[str, Examples | None], stats: BatchStats) ->
         "truncated_examples": stats.truncated_examples,
         "packing_efficiency": round(stats.packing_efficiency, 4),
     }
+
+
+def prepare(directory: Path, *, overwrite: bool) -> None:
+    """A directory for a new run; refuses to touch what it does not know.
+
+    Of a run that is replaced run.json stays until the new one takes its place: killed before that,
+    the directory is still known for what it is.
+    """
+    if directory.exists() and not directory.is_dir():
+        raise FileExistsError(f"output {directory} is a file; name a directory")
+    if directory.exists() and any(directory.iterdir()):
+        if not (directory / RUN).is_file():
+            raise FileExistsError(f"output {directory} holds files that are no run; name another")
+        if not overwrite and read_run(directory).get("status") != PREPARED:
+            raise FileExistsError(
+                f"output {directory} holds another run; name another directory, continue it with "
+                "--resume, or delete it with --overwrite"
+            )
+        for path in directory.iterdir() if overwrite else ():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            elif path.name != RUN:
+                path.unlink()
+    directory.mkdir(parents=True, exist_ok=True)
 
 
 def write_run(directory: Path, run: dict[str, Any]) -> None:

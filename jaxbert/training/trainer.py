@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -96,7 +95,9 @@ class Trainer:
             if resume:
                 self._check_run()
             else:
-                _prepare_output(self.output, overwrite=overwrite)
+                record.prepare(self.output, overwrite=overwrite)
+                # From here on there is a run to resume, even if it stops before its first step.
+                record.write_run(self.output, {"status": record.PREPARED, **self._identity()})
 
     @property
     def model(self) -> nnx.Module:
@@ -296,6 +297,16 @@ class Trainer:
                 "as it was, or start another in another directory"
             )
 
+    def _identity(self) -> dict[str, Any]:
+        """What a run is, from before its first step to its end."""
+        identity = {
+            **self._about,
+            "config": dataclasses.asdict(self.config),
+            "compute": dataclasses.asdict(self._model.compute),
+            "data": record.describe_data(self._examples, self._train.stats),
+        }
+        return _as_json(identity)
+
     def _describe(self, loop: Loop, status: str, started: float) -> dict[str, Any]:
         """Writes and returns the run's description."""
         progress = loop.progress
@@ -309,10 +320,7 @@ class Trainer:
                 "step": progress.best_step,
             },
             "evaluations": progress.history,
-            **self._about,
-            "config": dataclasses.asdict(self.config),
-            "compute": dataclasses.asdict(self._model.compute),
-            "data": record.describe_data(self._examples, self._train.stats),
+            **self._identity(),
             "compilation": {
                 "train_shapes": sorted(set(loop.compiled.shapes)),
                 "possible_shapes": len(self._train.shapes),
@@ -374,19 +382,3 @@ def _check_names(ours: tuple[str, ...] | None, examples: Examples) -> None:
             f"{', '.join(ours)}; load the examples with label_names={list(ours)}, or the model "
             f"with labels={list(theirs)}"
         )
-
-
-def _prepare_output(output: Path, *, overwrite: bool) -> None:
-    """An empty directory for a new run; refuses to touch what it does not know."""
-    if output.exists() and not output.is_dir():
-        raise FileExistsError(f"output {output} is a file; name a directory")
-    if output.exists() and any(output.iterdir()):
-        if not (output / record.RUN).is_file():
-            raise FileExistsError(f"output {output} holds files that are no run; name another")
-        if not overwrite:
-            raise FileExistsError(
-                f"output {output} holds another run; name another directory, continue it with "
-                "--resume, or delete it with --overwrite"
-            )
-        shutil.rmtree(output)
-    output.mkdir(parents=True, exist_ok=True)

@@ -8,6 +8,7 @@ import tiny
 from tiny import CLASSES
 
 from jaxbert.optim import OptimizerConfig
+from jaxbert.training import Trainer
 from jaxbert.training.checkpoint import Checkpoints
 from jaxbert.training.record import Record, read_run, write_run
 
@@ -54,6 +55,37 @@ def test_overwrite_begins_with_nothing(tokenizer, tmp_path):
 
 def test_an_empty_directory_is_welcome(tokenizer, tmp_path):
     tiny.trainer(tokenizer, output=tmp_path)
+
+
+def test_a_run_that_stopped_before_its_first_step_can_go_on(tokenizer, tmp_path, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_loop", stop)
+        with pytest.raises(KeyboardInterrupt):
+            tiny.trainer(tokenizer, output=tmp_path, epochs=1).fit()
+    assert tiny.run_json(tmp_path)["status"] == "prepared"
+    (tmp_path / "notes.txt").write_text("mine")
+    tiny.trainer(tokenizer, output=tmp_path, epochs=1)  # nothing is lost: no need to overwrite
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+    run = tiny.trainer(tokenizer, output=tmp_path, epochs=1, resume=True).fit()
+    assert (run["status"], run["step"]) == ("finished", 4)
+
+
+def test_overwriting_never_leaves_a_directory_that_nobody_knows(tokenizer, tmp_path, monkeypatch):
+    write_run(tmp_path, {"status": "finished"})
+    (tmp_path / "tensorboard").mkdir()
+
+    def stop(_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.rmtree", stop)
+        with pytest.raises(KeyboardInterrupt):
+            tiny.trainer(tokenizer, output=tmp_path, overwrite=True)
+    tiny.trainer(tokenizer, output=tmp_path, overwrite=True)
+    assert [p.name for p in tmp_path.iterdir()] == ["run.json"]
 
 
 def test_there_must_be_something_to_resume(tokenizer, tmp_path):
