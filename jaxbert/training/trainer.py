@@ -285,8 +285,13 @@ class Trainer:
     def _check_run(self) -> None:
         """That the run in `output` is this one, so that it can go on where it stopped."""
         run = record.read_run(self.output)
-        then, now = run["config"], _as_json(dataclasses.asdict(self.config))
-        differ = [k for k in now if k not in _FREE and then.get(k) != now[k]]
+        now = self._identity()
+        differ = [
+            key
+            for part in ("config", "compute", "model_config")
+            for key, value in now[part].items()
+            if key not in _FREE and run.get(part, {}).get(key) != value
+        ]
         for name, examples in self._examples.items():
             before = run["data"].get(name, {}).get("fingerprint")
             if before != (None if examples is None else examples.fingerprint):
@@ -303,6 +308,7 @@ class Trainer:
             **self._about,
             "config": dataclasses.asdict(self.config),
             "compute": dataclasses.asdict(self._model.compute),
+            "model_config": self.model.config.to_hf(),
             "data": record.describe_data(self._examples, self._train.stats),
         }
         return _as_json(identity)

@@ -103,6 +103,8 @@ OTHERS = {
         dict(train=dataclasses.replace(CLASSES, texts=CLASSES.texts[::-1])),
         "differs in the train examples;",
     ),
+    "precision": (dict(network=tiny.model(dtype="bfloat16")), "differs in dtype;"),
+    "model": (dict(network=tiny.model(hidden_dropout_prob=0.5)), "differs in hidden_dropout_prob;"),
     "evaluation": (dict(evaluation=CLASSES), "differs in the evaluation examples;"),
 }
 

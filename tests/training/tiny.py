@@ -7,7 +7,7 @@ import numpy as np
 from flax import nnx
 
 from jaxbert.data import Examples
-from jaxbert.models import BertConfig, BertForSequenceClassification, BertModel
+from jaxbert.models import BertConfig, BertForSequenceClassification, BertModel, Compute
 from jaxbert.optim import OptimizerConfig
 from jaxbert.training import TrainConfig, Trainer
 
@@ -55,9 +55,11 @@ PLAIN = OptimizerConfig(
 )
 
 
-def model(num_labels=2, seed=0, **config):
+def model(num_labels=2, seed=0, dtype="float32", **config):
     return BertForSequenceClassification(
-        BertConfig(**SHAPE, num_labels=num_labels, **config), rngs=nnx.Rngs(seed)
+        BertConfig(**SHAPE, num_labels=num_labels, **config),
+        rngs=nnx.Rngs(seed),
+        compute=Compute(dtype=dtype),
     )
 
 
