@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -87,6 +88,15 @@ def _segment_means(hidden: jax.Array, batch: Batch) -> jax.Array:
     return totals / jnp.maximum(member.sum(-1), 1)[..., None]
 
 
+def as_examples(texts: Sequence[str] | Examples) -> Examples:
+    """Texts as examples without labels. ValueError for a single string, a sequence of letters."""
+    if isinstance(texts, str):
+        raise ValueError(f"texts={texts[:40]!r} is one text; want a list of texts, as [text]")
+    return dataclasses.replace(
+        texts if isinstance(texts, Examples) else Examples(tuple(texts)), labels=None
+    )
+
+
 def predictions(problem_type: str, logits: np.ndarray) -> np.ndarray:
     """[N, C] logits -> [N]: class indices, or the values of a regression."""
     return logits[:, 0] if problem_type == "regression" else logits.argmax(axis=-1)
@@ -109,8 +119,8 @@ def embed(
     max_length: int = 128,
 ) -> np.ndarray:
     """[N, D] float32: a vector for each text, from a `BertModel`; see `make_embed_step`."""
+    examples = as_examples(texts)
     graphdef, params = split_model(model)
-    examples = texts if isinstance(texts, Examples) else Examples(tuple(texts))
     tokenized = tokenize(examples, tokenizer, max_length)
     step = make_embed_step(graphdef, pooling=pooling, normalise=normalise)
     batches = Batches(tokenized, batch_size, max_length=max_length)

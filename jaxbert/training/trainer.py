@@ -79,6 +79,8 @@ class Trainer:
         self._check_length(model)
         self._graphdef, self._params = split_model(_described(model, self.problem_type, train))
         self._model = model
+        if train is not None and evaluation is None:
+            _check_needs_no_evaluation(self.config)
         loss = LOSSES[self.problem_type]
         self._loss = partial(loss, smoothing=self.config.label_smoothing)
         self._eval_step = parallel.Compiled(make_eval_step(self._graphdef, loss))
@@ -150,9 +152,7 @@ class Trainer:
 
     def logits(self, texts: Sequence[str] | Examples) -> np.ndarray:
         """[N, C] float32, in the order of the texts."""
-        examples = texts if isinstance(texts, Examples) else Examples(tuple(texts))
-        unlabelled = dataclasses.replace(examples, labels=None)
-        batches = self._batches(unlabelled)
+        batches = self._batches(inference.as_examples(texts))
         return inference.run_batches(self._eval_step, self._params, batches)["logits"]
 
     def predict(self, texts: Sequence[str] | Examples) -> list[dict[str, Any]]:
@@ -344,6 +344,12 @@ class Trainer:
 
 def _as_json(value: Any) -> Any:
     return json.loads(json.dumps(value))
+
+
+def _check_needs_no_evaluation(config: TrainConfig) -> None:
+    unused = [n for n in ("eval_every", "metric", "patience") if getattr(config, n) is not None]
+    if unused:
+        raise ValueError(f"{', '.join(unused)} set without evaluation examples; give some")
 
 
 def _problem_type(model: nnx.Module, train: Examples | None) -> str:

@@ -72,3 +72,10 @@ def test_a_program_for_each_shape_and_no_more():
         assert float(out) == 1 + 4 * rows
     assert step.shapes == [(2, 4), (3, 4)]
     assert step.seconds > 0
+
+
+def test_one_string_is_not_a_list_of_texts(tokenizer):
+    """It would be taken letter by letter."""
+    for read in (tiny.trainer(tokenizer, None).predict, lambda text: embed(None, None, text)):
+        with pytest.raises(ValueError, match=r"texts='a good film' is one text"):
+            read("a good film")

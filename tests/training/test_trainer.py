@@ -240,7 +240,11 @@ REFUSED = {
         "regression needs num_labels=1, the model has 2",
     ),
     "narrow": (dict(network=tiny.model(1)), "has 2 labels .* num_labels=1"),
-    "metric": (dict(metric="f1"), "metric='f1' is not one of accuracy"),
+    "nothing to evaluate": (
+        dict(patience=2, metric="accuracy"),
+        "metric, patience set without evaluation examples",
+    ),
+    "metric": (dict(metric="f1", evaluation=CLASSES), "metric='f1' is not one of accuracy"),
 }
 
 
