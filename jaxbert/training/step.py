@@ -78,8 +78,9 @@ def make_train_step(
             return total, count, grads
 
         total, count, grads = _accumulate(gradient, batch, accumulation)
-        grads = jax.tree.map(lambda g: (g / count).astype(g.dtype), grads)
+        grads = jax.tree.map(lambda g: g.astype(jnp.float32) / count, grads)
         norm = optax.tree.norm(grads)
+        grads = jax.tree.map(lambda g, p: g.astype(p.dtype), grads, moving)
         grads = _join(grads, jax.tree.map(jnp.zeros_like, resting))
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
@@ -114,12 +115,12 @@ def _all_finite(params: Params) -> Array:
 
 
 def _accumulate(gradient: Callable[[Batch], Any], batch: Batch, parts: int) -> Any:
-    """The sum of `gradient` over the batch's rows in `parts` equal parts."""
+    """The sum of `gradient` over the batch's rows in `parts` equal parts, added up in float32."""
     if parts == 1:
         return gradient(batch)
     split = {k: v.reshape(parts, v.shape[0] // parts, *v.shape[1:]) for k, v in batch.items()}
     zero = jax.tree.map(
-        lambda leaf: jnp.zeros(leaf.shape, leaf.dtype),
+        lambda leaf: jnp.zeros(leaf.shape, jnp.float32),
         jax.eval_shape(gradient, jax.tree.map(lambda x: x[0], split)),
     )
     add = lambda total, part: (jax.tree.map(jnp.add, total, gradient(part)), None)  # noqa: E731
