@@ -181,8 +181,8 @@ def test_a_rate_far_too_high_is_a_clear_message(tokenizer, tmp_path):
     assert not (tmp_path / "out" / "model.safetensors").exists()
 
 
-@pytest.mark.parametrize("bad", ["loss", "grad_norm"])
-def test_a_nan_keeps_the_last_good_checkpoint(tokenizer, tmp_path, monkeypatch, bad):
+@pytest.mark.parametrize(("bad", "evaluation"), [("loss", CLASSES), ("grad_norm", None)])
+def test_a_nan_keeps_the_last_good_checkpoint(tokenizer, tmp_path, monkeypatch, bad, evaluation):
     run_step, calls = parallel.Compiled.__call__, []
 
     def broken(self, state, batch):
@@ -194,13 +194,16 @@ def test_a_nan_keeps_the_last_good_checkpoint(tokenizer, tmp_path, monkeypatch, 
         return out
 
     monkeypatch.setattr(parallel.Compiled, "__call__", broken)
-    trainer = tiny.trainer(tokenizer, output=tmp_path / "out", log_every=100, **SETTINGS)
+    settings = SETTINGS | {"evaluation": evaluation, "log_every": 100}
+    if evaluation is None:
+        settings["checkpoint_every"] = settings.pop("eval_every")
+    trainer = tiny.trainer(tokenizer, output=tmp_path / "out", **settings)
     message = r"step 6: .*nan.*; the checkpoint of step 3 is kept"
     with pytest.raises(DivergedError, match=message):
         trainer.fit()
     run = tiny.run_json(tmp_path / "out")
     assert run["status"] == "diverged"
-    assert [e["step"] for e in run["evaluations"]] == [3]
+    assert [e["step"] for e in run["evaluations"]] == ([3] if evaluation else [])
     assert [p.name for p in (tmp_path / "out" / "checkpoints").iterdir()] == ["3"]
 
 
