@@ -36,18 +36,24 @@ def demo() -> str:
         "jaxbert, bfloat16": [r for r in read_results("demo") if r["dtype"] == "bfloat16"],
         "PyTorch, float32": read_results("torch_finetune"),
     }
-    rows = []
-    for name, runs in sides.items():
-        if runs:
-            scores = [_percent([r["accuracy"][s] for r in runs]) for s in SETS]
-            rows.append([name, _seeds(runs), *scores, *_costs(runs)])
-    header = ["accuracy, %", "seeds", *SETS.values(), "training, s", "peak memory, GiB"]
-    commands = (
-        "`make demo`, then `python -m benchmarks.demo runs/demo` and "
-        "`python -m benchmarks.torch_finetune runs/demo`"
-    )
+    sides = {name: runs for name, runs in sides.items() if runs}
+    rows = [
+        [name, _seeds(runs), *(_percent([r["accuracy"][s] for r in runs]) for s in SETS),
+         _memory(runs)]
+        for name, runs in sides.items()
+    ]  # fmt: skip
+    header = ["accuracy, %", "seeds", *SETS.values(), "peak memory, GiB"]
+    times = [
+        f"{name}: {statistics.median(r['seconds'] for r in runs):.0f} s"
+        for name, runs in sides.items()
+        if name.startswith("jaxbert")
+    ]
     machines = sorted({_machine(r) for runs in sides.values() for r in runs})
-    return f"{table(header, rows)}\n\n{commands}; {'; '.join(machines)}."
+    return (
+        f"{table(header, rows)}\n\n`make demo`, then `python -m benchmarks.demo runs/demo` and "
+        "`python -m benchmarks.torch_finetune runs/demo`. Training with its compilation and "
+        f"evaluations took {'; '.join(times)}, on {'; '.join(machines)}."
+    )
 
 
 def _percent(values: list[float]) -> str:
@@ -59,10 +65,8 @@ def _seeds(runs: list[dict[str, Any]]) -> str:
     return ", ".join(str(seed) for seed in sorted({r["seed"] for r in runs}))
 
 
-def _costs(runs: list[dict[str, Any]]) -> list[str]:
-    seconds = statistics.median(r["seconds"] for r in runs)
-    memory = statistics.median(r["peak_memory_bytes"] for r in runs)
-    return [f"{seconds:.0f}", f"{memory / 2**30:.2f}"]
+def _memory(runs: list[dict[str, Any]]) -> str:
+    return f"{statistics.median(r['peak_memory_bytes'] for r in runs) / 2**30:.2f}"
 
 
 def _machine(row: dict[str, Any]) -> str:
