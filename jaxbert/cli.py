@@ -40,7 +40,7 @@ def _guarded(args: argparse.Namespace) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         hint = ""
-        if getattr(args, "output", None):
+        if getattr(args, "output", None) and (Path(args.output) / SETTINGS).is_file():
             hint = f"; continue with: jaxbert finetune --resume --output {args.output}"
         return _complain(f"stopped{hint}", INTERRUPTED)
     except (ValueError, OSError) as error:
