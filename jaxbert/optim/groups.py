@@ -14,8 +14,6 @@ from jaxbert.optim import layers
 from jaxbert.optim.config import OptimizerConfig
 from jaxbert.optim.schedules import Schedule, make_schedule
 
-Peaks = Mapping[str, jax.typing.ArrayLike]
-
 
 @dataclass(frozen=True)
 class Group:
@@ -138,7 +136,6 @@ def learning_rates(
     params: Any,
     total_steps: int,
     steps_per_epoch: int,
-    peaks: Peaks | None = None,
 ) -> dict[str, Schedule]:
     """{group: step -> learning rate}, from input to output; frozen groups have 0.
 
@@ -147,16 +144,12 @@ def learning_rates(
       params: arrays or ShapeDtypeStructs.
       total_steps: of the run.
       steps_per_epoch: for the epochs of `unfreezing`, rounded to whole steps.
-      peaks: {group: peak} instead of `peak_rates(config, params)`. May be traced: programs that
-        differ only in learning rate, decay and convention can so be one, with the peaks as input.
 
     Raises:
-      ValueError: as `make_groups` and `make_schedule`; peaks of other groups than these.
+      ValueError: as `make_groups` and `make_schedule`.
     """
     groups = make_groups(config, params)
-    peaks = peak_rates(config, params) if peaks is None else peaks
-    if set(peaks) != set(groups):
-        raise ValueError(f"peaks are for {sorted(peaks)}, but the groups are {sorted(groups)}")
+    peaks = peak_rates(config, params)
     factor = make_schedule(
         config.schedule, total_steps, config.warmup, **dict(config.schedule_options)
     )
@@ -171,7 +164,7 @@ def first_step(group: Group, steps_per_epoch: int) -> int:
     return round(group.epoch * steps_per_epoch)
 
 
-def _rate(peak: jax.typing.ArrayLike, factor: Schedule, first_step: int) -> Schedule:
+def _rate(peak: float, factor: Schedule, first_step: int) -> Schedule:
     return lambda step: jnp.where(jnp.asarray(step) >= first_step, peak * factor(step), 0.0)
 
 

@@ -18,6 +18,7 @@ group that wakes late joins it where it is.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -26,7 +27,8 @@ import optax
 
 from jaxbert.optim import layers
 from jaxbert.optim.config import OptimizerConfig
-from jaxbert.optim.groups import Peaks, first_step, learning_rates, make_groups
+from jaxbert.optim.groups import first_step, learning_rates, make_groups
+from jaxbert.optim.schedules import Schedule
 
 
 def make_optimizer(
@@ -34,9 +36,12 @@ def make_optimizer(
     params: Any,
     total_steps: int,
     steps_per_epoch: int,
-    peaks: Peaks | None = None,
-) -> optax.GradientTransformation:
+) -> optax.GradientTransformationExtraArgs:
     """The optimizer of a run; `update` wants the parameters too.
+
+    `update(gradients, state, params, learning_rates={group: rate})` takes these rates, which may be
+    traced, instead of the schedules' own: programs that differ in nothing but rate, schedule, decay
+    and length of the run are then one.
 
     Args: as `learning_rates`.
 
@@ -44,7 +49,7 @@ def make_optimizer(
       ValueError: as `learning_rates`.
     """
     groups = make_groups(config, params)
-    rates = learning_rates(config, params, total_steps, steps_per_epoch, peaks)
+    rates = learning_rates(config, params, total_steps, steps_per_epoch)
     moving = {name: group for name, group in groups.items() if not group.frozen}
     first_steps = {p: first_step(g, steps_per_epoch) for g in moving.values() for p in g.paths}
     # The chain sees a MaskedNode, no leaf at all, where a leaf is frozen; so must its trees.
@@ -58,13 +63,31 @@ def make_optimizer(
         _scale_by(config),
         optax.add_decayed_weights(config.weight_decay, mask=decayed),
         optax.scale_by_trust_ratio() if config.optimizer == "lamb" else optax.identity(),
-        optax.multi_transform(
-            {name: optax.scale_by_schedule(rates[name]) for name in moving}, names
-        ),
+        optax.multi_transform({name: _scale_by_rate(name, rates[name]) for name in moving}, names),
         optax.scale(-1.0),
     )
     sides = layers.path_tree(params, dict.fromkeys(name_of, "moving"), "frozen")
     return optax.multi_transform({"moving": chain, "frozen": optax.set_to_zero()}, sides)
+
+
+def _scale_by_rate(group: str, schedule: Schedule) -> optax.GradientTransformationExtraArgs:
+    """Times the group's learning rate: the one given to `update`, or else the schedule's."""
+    scheduled = optax.scale_by_schedule(schedule)
+
+    def update(
+        updates: Any,
+        state: optax.ScaleByScheduleState,
+        params: Any = None,
+        *,
+        learning_rates: Mapping[str, jax.typing.ArrayLike] | None = None,
+        **_: Any,
+    ) -> tuple[Any, optax.ScaleByScheduleState]:
+        if learning_rates is None:
+            return scheduled.update(updates, state, params)
+        scaled = jax.tree.map(lambda u: u * jnp.asarray(learning_rates[group], u.dtype), updates)
+        return scaled, optax.ScaleByScheduleState(optax.safe_increment(state.count))
+
+    return optax.GradientTransformationExtraArgs(scheduled.init, update)
 
 
 def _scale_by(config: OptimizerConfig) -> optax.GradientTransformation:

@@ -20,6 +20,7 @@ import jax
 import numpy as np
 
 from jaxbert.data import Batches, Prefetch
+from jaxbert.optim.schedules import Schedule
 from jaxbert.training import parallel
 from jaxbert.training.checkpoint import Checkpoints
 from jaxbert.training.config import TrainConfig
@@ -68,9 +69,9 @@ class Loop:
     Args:
       config: how to train.
       batches: the training examples.
-      compiled: the step, (state, batch) -> (state, {"loss", "grad_norm"}).
+      compiled: the step, see `make_train_step`.
       state: where to begin; its memory is given to each next state.
-      rates: label -> schedule, for the log.
+      rates: {group: step -> learning rate}.
       evaluation: None = never.
       checkpoints: None = none.
       show: a progress bar.
@@ -84,7 +85,7 @@ class Loop:
         batches: Batches,
         compiled: parallel.Compiled,
         state: TrainState,
-        rates: Mapping[str, Callable[[int], Any]],
+        rates: Mapping[str, Schedule],
         *,
         evaluation: Evaluation | None = None,
         checkpoints: Checkpoints | None = None,
@@ -94,7 +95,8 @@ class Loop:
         self.steps_per_epoch = batches.steps_per_epoch
         self.total_steps = config.epochs * self.steps_per_epoch
         self.seconds_waited = 0.0
-        self.compiled, self._batches, self._rates = compiled, batches, rates
+        self.compiled, self._batches = compiled, batches
+        self._rates = _table(rates, self.total_steps)
         self._evaluation, self._checkpoints, self._show = evaluation, checkpoints, show
         self._interruption = _Interruption()
         self._unchecked: tuple[int, dict[str, jax.Array]] | None = None
@@ -147,7 +149,8 @@ class Loop:
 
     def _one_step(self, batch: Mapping[str, np.ndarray]) -> None:
         before = self._unchecked
-        self.state, values = self.compiled(self.state, parallel.put(batch))
+        rates = {group: rate[self.progress.step] for group, rate in self._rates.items()}
+        self.state, values = self.compiled(self.state, parallel.put(batch), rates)
         self.progress.step += 1
         self._unchecked = (self.progress.step, values)
         if before is not None:
@@ -186,7 +189,8 @@ class Loop:
             "epoch": round(step / self.steps_per_epoch, 6),
             "loss": float(values["loss"]),
             "grad_norm": float(values["grad_norm"]),
-            "learning_rate": {k: float(rate(step - 1)) for k, rate in self._rates.items()},
+            "grad_norms": {label: float(norm) for label, norm in values["grad_norms"].items()},
+            "learning_rate": {group: float(rate[step - 1]) for group, rate in self._rates.items()},
         }
         self._record.write("train", step, line | window.speed())
         return line["loss"]
@@ -252,6 +256,12 @@ class Loop:
             unit="step",
             desc="fine-tuning",
         )
+
+
+def _table(rates: Mapping[str, Schedule], total_steps: int) -> dict[str, np.ndarray]:
+    """{group: [T] float32}: every rate of the run, so that no step computes one."""
+    steps = np.arange(total_steps)
+    return {group: np.asarray(rate(steps), np.float32) for group, rate in rates.items()}
 
 
 class _Window:

@@ -22,7 +22,7 @@ class Compiled:
     """A step, compiled once for each batch shape.
 
     Args:
-      step: a pure function whose last argument is a batch.
+      step: a pure function of a state, a batch, and whatever never changes its shape.
       donate: whether its first argument's memory is given to the result.
 
     `shapes` says for which [B, L] it has been compiled, `seconds` how long that took in all.
@@ -38,14 +38,14 @@ class Compiled:
         """The [B, L] of every program, in the order of compilation."""
         return [dict(key)["input_ids"] for key in self._programs]
 
-    def __call__(self, state: Any, batch: Mapping[str, Any]) -> Any:
-        # The state's shapes never change in a run, so the batch's alone name the program.
+    def __call__(self, state: Any, batch: Mapping[str, Any], *rest: Any) -> Any:
+        # The other shapes never change in a run, so the batch's alone name the program.
         key = tuple((name, value.shape) for name, value in sorted(batch.items()))
         if key not in self._programs:
             start = time.perf_counter()
-            self._programs[key] = self._jitted.lower(state, batch).compile()
+            self._programs[key] = self._jitted.lower(state, batch, *rest).compile()
             self.seconds += time.perf_counter() - start
-        return self._programs[key](state, batch)
+        return self._programs[key](state, batch, *rest)
 
 
 def describe_devices() -> dict[str, Any]:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxbert.models import Dropout, dropout_key, merge_model
+from jaxbert.optim.layers import leaf_labels, leaf_paths
 from jaxbert.training.losses import SumAndCount
 
 Array = jax.Array
@@ -45,13 +46,18 @@ def init_state(params: Params, optimizer: optax.GradientTransformation, seed: in
 
 def make_train_step(
     graphdef: Any,
-    optimizer: optax.GradientTransformation,
+    optimizer: optax.GradientTransformationExtraArgs,
     loss: Loss,
     *,
     trainable: Params,
     accumulation: int = 1,
-) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]:
-    """(state, batch) -> (state, {"loss", "count", "grad_norm"}).
+) -> Callable[..., tuple[TrainState, dict[str, Any]]]:
+    """(state, batch, rates) -> (state, {"loss", "count", "grad_norm", "grad_norms"}).
+
+    rates: {group: [] float32}, the learning rates of this step; left out, the optimizer's own. As
+    an argument, and not a constant of the program, they never make it compile anew.
+    grad_norms: {label: norm} of the gradient's parts, `grad_norm` that of the whole, both before
+    clipping.
 
     Args:
       graphdef: of the model, from `split_model`.
@@ -59,7 +65,7 @@ def make_train_step(
       trainable: a tree like the parameters' of bool; the others are not differentiated.
       accumulation: the batch's rows are taken in so many equal parts, one after the other. The
         parts' sums are divided once, by the whole batch's count, so the result is the large
-        batch's. The norm is that of the whole gradient before clipping.
+        batch's.
     """
 
     def loss_sum(moving: Params, resting: Params, part: Batch, key: Array) -> SumAndCount:
@@ -68,7 +74,9 @@ def make_train_step(
         logits = model(**inputs, dropout=Dropout(key, part["token_index"]))
         return loss(logits, part["labels"], part["weights"])
 
-    def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
+    def step(
+        state: TrainState, batch: Batch, rates: Mapping[str, Array] | None = None
+    ) -> tuple[TrainState, dict[str, Any]]:
         moving, resting = _split(state.params, trainable)
         key = dropout_key(state.seed, state.step)
 
@@ -79,15 +87,30 @@ def make_train_step(
 
         total, count, grads = _accumulate(gradient, batch, accumulation)
         grads = jax.tree.map(lambda g: g.astype(jnp.float32) / count, grads)
-        norm = optax.tree.norm(grads)
+        norms = _norms(grads, leaf_labels(state.params))
         grads = jax.tree.map(lambda g, p: g.astype(p.dtype), grads, moving)
         grads = _join(grads, jax.tree.map(jnp.zeros_like, resting))
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        updates, opt_state = optimizer.update(
+            grads, state.opt_state, state.params, learning_rates=rates
+        )
         params = optax.apply_updates(state.params, updates)
-        metrics = {"loss": total / count, "count": count, "grad_norm": norm}
+        metrics = {"loss": total / count, "count": count, **norms}
         return TrainState(state.step + 1, state.seed, params, opt_state), metrics
 
     return step
+
+
+def _norms(grads: Params, label_of: Mapping[str, str]) -> dict[str, Any]:
+    """The norm of the gradient, and of the part of it that each label has."""
+    squares: dict[str, Array] = {}
+    for path, leaf in zip(leaf_paths(grads), jax.tree.leaves(grads), strict=True):
+        label = label_of[path]
+        squares[label] = squares.get(label, 0.0) + jnp.square(leaf).sum()
+    total = jnp.stack([*squares.values()]).sum()
+    return {
+        "grad_norm": jnp.sqrt(total),
+        "grad_norms": {label: jnp.sqrt(square) for label, square in squares.items()},
+    }
 
 
 def make_eval_step(graphdef: Any, loss: Loss) -> Callable[[Params, Batch], dict[str, Array]]:

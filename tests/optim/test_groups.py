@@ -113,11 +113,6 @@ def test_learning_rates_by_hand(params):
     assert peak_rates(config, params) == peak | {"embeddings": 0}
 
 
-def test_peaks_of_other_groups_are_refused(params):
-    with pytest.raises(ValueError, match=r"peaks are for \['body'\], but the groups are \['emb"):
-        learning_rates(OptimizerConfig(), params, 10, 5, peaks={"body": 1.0})
-
-
 TABLE_CONFIG = OptimizerConfig(
     learning_rate=1e-3,
     layer_decay=0.5,

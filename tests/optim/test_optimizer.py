@@ -12,8 +12,8 @@ from jaxbert.optim import (
     OPTIMIZERS,
     SCHEDULES,
     OptimizerConfig,
+    learning_rates,
     make_optimizer,
-    peak_rates,
     trainable_mask,
 )
 from jaxbert.optim.layers import leaf_paths
@@ -345,7 +345,7 @@ def test_a_sleeping_groups_huge_gradient_does_not_burst_out_on_waking(lean_param
     assert np.sqrt(sum(np.sum(m**2) for m in moved.values())) < 10
 
 
-# --- jit, shapes, peaks
+# --- jit, shapes, given rates
 
 
 @pytest.mark.parametrize(
@@ -395,29 +395,28 @@ def test_updates_keep_the_parameters_dtype(lean_params):
         assert {leaf.dtype for leaf in jax.tree.leaves(updates)} == {jnp.bfloat16.dtype}
 
 
-def test_one_program_serves_many_rates_and_decays(make_params):
+def test_one_program_serves_every_rate_schedule_decay_and_length(make_params):
     params = make_params(1, attention=("key",))
-    base = OptimizerConfig("adamw", 1.0, "cosine", warmup=2, unfreezing={"layer_0": 1})
     gradients = [random_gradients(params, i) for i in range(6)]
+    asleep = {"unfreezing": {"layer_0": 1}}
+    chain = make_optimizer(OptimizerConfig("adamw", 1.0, **asleep), params, 100, 4)
     traces = []
 
     @jax.jit
-    def step(params, state, gradient, peaks):
+    def step(params, state, gradient, rates):
         traces.append(None)
-        chain = make_optimizer(base, params, 12, 4, peaks=peaks)
-        updates, state = chain.update(gradient, state, params)
+        updates, state = chain.update(gradient, state, params, learning_rates=rates)
         return optax.apply_updates(params, updates), state
 
-    for rate, decay, convention in [(0.1, 0.9, "standard"), (0.02, 0.5, "electra")]:
-        config = OptimizerConfig(
-            "adamw", rate, "cosine", warmup=2, unfreezing={"layer_0": 1}, layer_decay=decay,
-            convention=convention,
-        )  # fmt: skip
-        wanted, _ = run(config, params, gradients)
-        peaks = {name: jnp.float32(peak) for name, peak in peak_rates(config, params).items()}
-        now, state = params, make_optimizer(base, params, 12, 4).init(params)
-        for gradient in gradients:
-            now, state = step(now, state, gradient, peaks)
+    for total, config in [
+        (12, OptimizerConfig("adamw", 0.1, "cosine", warmup=2, layer_decay=0.9, **asleep)),
+        (9, OptimizerConfig("adamw", 0.02, layer_decay=0.5, convention="electra", **asleep)),
+    ]:
+        wanted, _ = run(config, params, gradients, total_steps=total)
+        rates = learning_rates(config, params, total, 4)
+        now, state = params, chain.init(params)
+        for number, gradient in enumerate(gradients):
+            now, state = step(now, state, gradient, {k: r(number) for k, r in rates.items()})
         for path, got in flat(now).items():
             np.testing.assert_allclose(got, wanted[-1][path], atol=1e-6, err_msg=path)
     assert len(traces) == 1

@@ -95,6 +95,31 @@ def test_dropout_does_something_and_changes_with_the_step(tokenized, padded):
     assert float(again["loss"]) == losses[0]
 
 
+def test_norms_of_the_parts_make_the_whole(tokenized):
+    graphdef, params = network(0.0)
+    optimizer = OptimizerConfig(**(vars(tiny.PLAIN) | {"frozen": ["embeddings"]}))
+    chain = make_optimizer(optimizer, params, 10, 2)
+    trainable = trainable_mask(optimizer, params)
+    step = jax.jit(make_train_step(graphdef, chain, classification, trainable=trainable))
+    batch = next(Batches(tokenized, BATCH, max_length=16).epoch(0))
+    batch.pop("example_ids")
+    before = init_state(params, chain, 0)
+    rates = {"embeddings": 0.0, "layer_0": 0.0, "pooler": 1.0, "head": 2.0}
+    state, values = step(before, batch, rates)
+    norms = {label: float(norm) for label, norm in values["grad_norms"].items()}
+    assert list(norms) == ["head", "layer_0", "pooler"]  # the frozen have none
+    whole = np.sqrt(sum(norm**2 for norm in norms.values()))
+    assert float(values["grad_norm"]) == pytest.approx(whole, rel=1e-6)
+    # Plain SGD: what a group moves by is its rate times its gradient.
+    for label, name in [("layer_0", "bert/encoder"), ("pooler", "bert/pooler"), ("head", "cl")]:
+        moved = [
+            np.square(leaf - tiny.leaves(state.params)[path]).sum()
+            for path, leaf in tiny.leaves(params).items()
+            if path.startswith(name)
+        ]
+        assert np.sqrt(sum(moved)) == pytest.approx(rates[label] * norms[label], rel=1e-4)
+
+
 def test_token_tasks_too(tokenized):
     labels = (tokenized.input_ids % 3).astype(np.int32)
     labels[tokenized.offsets[:-1]] = -100
