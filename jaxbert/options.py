@@ -169,6 +169,77 @@ def add_rate_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--epochs", type=int, default=3)
 
 
+def add_lab_flags(parser: argparse.ArgumentParser) -> None:
+    """Of every command of the lab: the model, the data, and what all runs share."""
+    parser.add_argument("--output", required=True, help="directory; what it holds is not run again")
+    parser.add_argument("--model", help="directory or hub id; without it the demo's model and data")
+    parser.add_argument("--train", help="labelled examples that training sets are drawn from")
+    parser.add_argument("--eval", help="development set: chooses base rates")
+    parser.add_argument("--test", help="test set of the same kind as the training set")
+    parser.add_argument(
+        "--out-of-domain",
+        action="append",
+        default=[],
+        metavar="NAME=FILE",
+        help="test set from elsewhere; repeatable",
+    )
+    parser.add_argument("--neutral", help="texts to compare representations on (default: the test)")
+    parser.add_argument("--text-column", default="text")
+    parser.add_argument("--text-pair-column")
+    parser.add_argument("--label-column", default="label")
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--max-length", type=int, default=128, help="tokens kept of a text")
+    parser.add_argument("--dtype", default="float32", help="of matrix products")
+
+
+def add_study_flags(parser: argparse.ArgumentParser) -> None:
+    """Of `jaxbert lab run`."""
+    add_lab_flags(parser)
+    parser.add_argument(
+        "--strategies",
+        type=_listed(str),
+        default="high,pretraining,constant,annealing,cyclical,discriminative,uniform",
+        help="names, with commas (default: %(default)s)",
+    )
+    parser.add_argument("--strategy-file", help="TOML file with strategies of your own")
+    parser.add_argument("--control", default="uniform", help="the one to compare with")
+    parser.add_argument("--seeds", type=int, default=5, help="runs of each (default: %(default)s)")
+    parser.add_argument(
+        "--train-sizes", type=_listed(str), default="full", help="as in 200,1000,full"
+    )
+    parser.add_argument(
+        "--epochs", type=_listed(int), default="3", help="one for all sizes, or one for each"
+    )
+    parser.add_argument(
+        "--grid",
+        type=_listed(float),
+        default=(),
+        metavar="RATES",
+        help="base rates; each strategy takes its best on --eval (default: its own rate)",
+    )
+
+
+def add_sweep_flags(parser: argparse.ArgumentParser) -> None:
+    """Of `jaxbert lab sweep`."""
+    add_lab_flags(parser)
+    parser.add_argument("--strategy", default="discriminative", help="what is not swept")
+    parser.add_argument("--rates", type=_listed(float), default="2e-5,5e-5,1e-4,4e-4")
+    parser.add_argument("--decays", type=_listed(float), default="1.0,0.95,0.9,0.8")
+    parser.add_argument("--seeds", type=int, default=1, help="runs of each (default: %(default)s)")
+    parser.add_argument("--train-size", default="full", help="a number, or full")
+    parser.add_argument("--epochs", type=int, default=3)
+
+
+def _listed(kind: type) -> Any:
+    """A parser of values with commas between them."""
+
+    def parse(text: str) -> tuple[Any, ...]:
+        return tuple(kind(part.strip()) for part in text.split(","))
+
+    parse.__name__ = f"list of {kind.__name__}"  # in argparse's message
+    return parse
+
+
 def resolve(flags: Mapping[str, Any]) -> FinetuneOptions:
     """The run that these flags, and the file they name, ask for.
 

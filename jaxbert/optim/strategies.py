@@ -27,6 +27,7 @@ class Strategy:
       source: where it comes from, and where the row departs from that.
       settings: {field of OptimizerConfig: value}.
       epochs: how long it wants to train; None = as long as anybody. A hint.
+      tuned: whether a comparison may choose its base rate; False where the rate is the claim.
     """
 
     name: str
@@ -34,8 +35,11 @@ class Strategy:
     source: str
     settings: Mapping[str, Any] = field(default_factory=dict)
     epochs: float | None = None
+    tuned: bool = True
 
     def __post_init__(self) -> None:
+        if not isinstance(self.tuned, bool):
+            raise ValueError(f"strategy {self.name!r}: tuned={self.tuned!r} must be true or false")
         if self.epochs is not None and not (is_number(self.epochs) and self.epochs > 0):
             raise ValueError(f"strategy {self.name!r}: epochs={self.epochs!r} must be positive")
         try:
@@ -68,6 +72,7 @@ _ROWS = (
         "claim 1 of the project: ten times the pre-training rate of Devlin et al. 2019, never "
         "lowered",
         {"learning_rate": 1e-3, "schedule": "constant"},
+        tuned=False,
     ),
     Strategy(
         "pretraining",
@@ -75,6 +80,14 @@ _ROWS = (
         "claim 2: the peak and the warm-up (10,000 of 1,000,000 steps) of Devlin et al. 2019, "
         "appendix A.2, then constant, since the decay is what `annealing` adds",
         {"learning_rate": 1e-4, "schedule": "constant", "warmup": 0.01},
+        tuned=False,
+    ),
+    Strategy(
+        "constant",
+        "one rate, never lowered: the shape of `high` and `pretraining`, at a rate of its own",
+        "separates what those two claim of the rate from what a constant rate does; 5e-5 is the "
+        "highest of Devlin et al. 2019's grid",
+        {"learning_rate": 5e-5, "schedule": "constant", "warmup": 0.01},
     ),
     Strategy(
         "annealing",
@@ -235,8 +248,8 @@ def get_strategy(name: str, strategies: Mapping[str, Strategy] = STRATEGIES) -> 
 def load_strategies(path: str | Path) -> dict[str, Strategy]:
     """The strategies of a TOML file and the built-in ones; a file's row replaces a namesake.
 
-    Each table of the file is a strategy: `about`, `source` and `epochs`, which may be left out, and
-    the fields of `OptimizerConfig`:
+    Each table of the file is a strategy: `about`, `source`, `epochs` and `tuned`, which may be left
+    out, and the fields of `OptimizerConfig`:
 
         [gentle]
         about = "a lower rate, and more of a slope"
@@ -272,7 +285,7 @@ def strategy_from_table(name: str, table: Any) -> Strategy:
     Raises:
       ValueError: not a table, unknown keys, bad values.
     """
-    own = ("about", "source", "epochs")
+    own = ("about", "source", "epochs", "tuned")
     if not isinstance(table, Mapping):
         raise ValueError(f"strategy {name!r} must be a table, [{name}], not {table!r}")
     check_keys(
@@ -285,4 +298,5 @@ def strategy_from_table(name: str, table: Any) -> Strategy:
         source=table.get("source", "a file of the user's"),
         settings=settings,
         epochs=table.get("epochs"),
+        tuned=table.get("tuned", True),
     )

@@ -214,7 +214,7 @@ class Trainer:
     def _loop(self, checkpoints: Checkpoints | None) -> Loop:
         """The loop at its first step, with everything it needs."""
         config, batches = self.config, self._train
-        params = self._initial_params()
+        params = initial_params(self._model, config)
         steps_per_epoch = batches.steps_per_epoch
         plan = (config.optimizer, params, config.epochs * steps_per_epoch, steps_per_epoch)
         optimizer = make_optimizer(*plan)
@@ -266,21 +266,6 @@ class Trainer:
             return jax.tree.map(jnp.asarray, self._best)
         compute = dataclasses.asdict(self._model.compute)
         return split_model(type(self._model).from_pretrained(self.output, **compute))[1]
-
-    def _initial_params(self) -> Params:
-        """The model's parameters, with the top layers drawn anew where the optimizer says so."""
-        count = self.config.optimizer.reinitialise_layers
-        paths = set(reinitialised_paths(self._params, count))
-        if not paths:
-            return self._params
-        model, rngs = self._model, nnx.Rngs(self.config.seed)
-        fresh = type(model)(model.config, rngs=rngs, compute=model.compute)
-        names = iter(leaf_paths(self._params))
-        return jax.tree.map(
-            lambda old, new: new if next(names) in paths else old,
-            self._params,
-            split_model(fresh)[1],
-        )
 
     def _check_run(self) -> None:
         """That the run in `output` is this one, so that it can go on where it stopped."""
@@ -340,6 +325,20 @@ class Trainer:
         if self.output is not None:
             record.write_run(self.output, run)
         return run
+
+
+def initial_params(model: nnx.Module, config: TrainConfig) -> Params:
+    """The model's parameters, with the top layers drawn anew where the optimizer says so."""
+    params = split_model(model)[1]
+    paths = set(reinitialised_paths(params, config.optimizer.reinitialise_layers))
+    if not paths:
+        return params
+    rngs = nnx.Rngs(config.seed)
+    fresh = type(model)(model.config, rngs=rngs, compute=model.compute)
+    names = iter(leaf_paths(params))
+    return jax.tree.map(
+        lambda old, new: new if next(names) in paths else old, params, split_model(fresh)[1]
+    )
 
 
 def _as_json(value: Any) -> Any:

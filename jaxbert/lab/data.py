@@ -1,0 +1,131 @@
+"""What a study works on: the examples of every role, from files or from the demo."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxbert.data import Examples, load_demo, load_examples
+
+PROBLEM = "single_label_classification"
+# Of the demo's large sets so many are used, drawn once: enough to tell models apart by two points,
+# and few enough to be read after every run.
+DEMO_OUT_OF_DOMAIN, DEMO_NEUTRAL = 600, 500
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """What a laboratory works on; labelled classes but for `neutral`, of which the texts count.
+
+    Attributes:
+      train: the pool that training sets are drawn from.
+      development: by which base rates are chosen, and learning curves drawn.
+      test: in-domain test.
+      out_of_domain: {name: test from elsewhere}, of the same classes.
+      neutral: held-out texts of no task, on which representations are compared.
+      domain: what the task is about, for tables.
+    """
+
+    train: Examples
+    development: Examples
+    test: Examples
+    out_of_domain: Mapping[str, Examples]
+    neutral: Examples
+    domain: str = "in domain"
+
+    def __post_init__(self) -> None:
+        labelled = {"train": self.train, "development": self.development, "test": self.test}
+        labelled |= self.out_of_domain
+        bad = [
+            f"{name} ({examples.problem_type or 'no labels'})"
+            for name, examples in labelled.items()
+            if examples.problem_type != PROBLEM
+        ]
+        if bad:
+            raise ValueError(
+                f"the lab compares classifiers; these are no classes: {', '.join(bad)}"
+            )
+
+    def describe(self) -> dict[str, Any]:
+        """{role: source, fingerprint and number of examples}."""
+        roles = {"train": self.train, "development": self.development, "test": self.test}
+        roles |= {**self.out_of_domain, "neutral": self.neutral}
+        return {
+            role: {
+                "source": Path(examples.source).name,
+                "fingerprint": examples.fingerprint,
+                "count": len(examples),
+            }
+            for role, examples in roles.items()
+        }
+
+
+def sample(examples: Examples, count: int | None, seed: int) -> Examples:
+    """So many of the examples, drawn without replacement; None = all, as they are."""
+    if count is None:
+        return examples
+    if count > len(examples):
+        raise ValueError(f"{examples.source}: {count} examples wanted, there are {len(examples)}")
+    return select(examples, np.random.default_rng(seed).permutation(len(examples))[:count])
+
+
+def select(examples: Examples, chosen: np.ndarray) -> Examples:
+    """The examples at these places, in this order."""
+    pick = lambda strings: tuple(strings[i] for i in chosen)  # noqa: E731
+    return dataclasses.replace(
+        examples,
+        texts=pick(examples.texts),
+        pairs=None if examples.pairs is None else pick(examples.pairs),
+        labels=None if examples.labels is None else examples.labels[chosen],
+    )
+
+
+def load_data(
+    train: str,
+    development: str,
+    test: str,
+    out_of_domain: Mapping[str, str],
+    neutral: str | None,
+    **columns: str | None,
+) -> Data:
+    """The examples of files, or of whatever else `load_examples` reads.
+
+    Args:
+      out_of_domain: {name: source}.
+      neutral: None = the texts of `test`.
+      columns: `text_column`, `text_pair_column`, `label_column` of all of them.
+    """
+    pool = load_examples(train, **columns)
+    known = {"label_names": pool.label_names, "problem_type": pool.problem_type}
+    read = {
+        name: load_examples(source, **columns, **known)
+        for name, source in {**out_of_domain, "test": test, "development": development}.items()
+    }
+    unlabelled = columns | {"label_column": None}
+    texts = read["test"] if neutral is None else load_examples(neutral, **unlabelled)
+    return Data(pool, read.pop("development"), read.pop("test"), read, texts)
+
+
+def demo_data() -> tuple[Path, Data]:
+    """(the demo's model, its data): film reviews, with newspaper editorials as the neutral text.
+
+    The editorials of the neutral text are not among those of the out-of-domain test.
+    """
+    demo = load_demo()
+    files = {name: str(path) for name, path in demo.out_of_domain.items()}
+    whole = load_data(
+        str(demo.train), str(demo.dev), str(demo.test), files, None, label_column="label"
+    )
+    tests, neutral = {}, whole.neutral
+    for name, examples in whole.out_of_domain.items():
+        order = np.random.default_rng(0).permutation(len(examples))
+        tests[name] = select(examples, np.sort(order[:DEMO_OUT_OF_DOMAIN]))
+        if name == "nyt":
+            chosen = order[DEMO_OUT_OF_DOMAIN : DEMO_OUT_OF_DOMAIN + DEMO_NEUTRAL]
+            neutral = select(examples, np.sort(chosen))
+    drawn = dataclasses.replace(whole, out_of_domain=tests, neutral=neutral, domain="film reviews")
+    return demo.model, drawn

@@ -1,0 +1,351 @@
+"""Many runs: strategies by train sizes by seeds, or learning rates by decays; resumable.
+
+Every run is a journal of its own, see `run.Journal`; one that has its last line is never run again.
+The same seed means the same examples, order, dropout and head for every strategy, so that
+strategies are compared in pairs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jaxbert.lab.run import Laboratory
+from jaxbert.optim import OptimizerConfig, Strategy
+from jaxbert.training.record import environment
+
+VERSION = 1
+STUDY, SWEEP = "study.json", "sweep.json"
+FULL = "full"
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """A train size: how many examples (None = all), and how often they are seen."""
+
+    examples: int | None
+    epochs: int
+
+    @property
+    def name(self) -> str:
+        """As in paths and tables."""
+        return FULL if self.examples is None else str(self.examples)
+
+
+def parse_sizes(names: Sequence[str], epochs: Sequence[int]) -> tuple[Size, ...]:
+    """Train sizes from their names, "full" or a number, with one number of epochs or one for each.
+
+    Raises:
+      ValueError: no numbers, or another number of them.
+    """
+    bad = [n for n in names if n != FULL and not (n.isdigit() and int(n))]
+    if bad:
+        raise ValueError(f"train sizes {', '.join(bad)}: want {FULL}, or a number of examples")
+    if len(epochs) not in (1, len(names)):
+        raise ValueError(f"{len(epochs)} numbers of epochs for {len(names)} train sizes")
+    each = epochs if len(epochs) == len(names) else [epochs[0]] * len(names)
+    return tuple(
+        Size(None if name == FULL else int(name), count)
+        for name, count in zip(names, each, strict=True)
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Study:
+    """Which strategies are compared, at which train sizes, on how many seeds.
+
+    Attributes:
+      strategies: by name, in the order to show.
+      control: the strategy that the others are compared with.
+      sizes: of the training set.
+      seeds: of the runs that count.
+      rates: the grid of base rates; of each strategy and size the one with the best mean accuracy
+        on the development set is taken. Empty = every strategy keeps its own rate, as those with
+        `tuned` false do in any case.
+      grid_seeds: of the runs that choose; apart from `seeds`.
+    """
+
+    strategies: Mapping[str, Strategy]
+    control: str
+    sizes: tuple[Size, ...]
+    seeds: tuple[int, ...]
+    rates: tuple[float, ...] = ()
+    grid_seeds: tuple[int, ...] = (100,)
+
+    def __post_init__(self) -> None:
+        problems = []
+        if self.control not in self.strategies:
+            problems.append(
+                f"control={self.control!r} is not among the strategies {', '.join(self.strategies)}"
+            )
+        names = [size.name for size in self.sizes]
+        if len(set(names)) < len(names) or not names:
+            problems.append(f"sizes={names} must be different, and one at least")
+        if not self.seeds or set(self.seeds) & set(self.grid_seeds):
+            problems.append(
+                f"seeds={self.seeds} must be one at least, and not those of the grid "
+                f"({self.grid_seeds})"
+            )
+        if any(rate <= 0 for rate in self.rates):
+            problems.append(f"grid rates={self.rates} must be positive")
+        if problems:
+            raise ValueError("study: " + "; ".join(problems))
+
+    def tuned(self, name: str) -> bool:
+        """Whether the grid chooses the strategy's base rate."""
+        return bool(self.rates) and self.strategies[name].tuned
+
+
+class Run(NamedTuple):
+    """One cell: what it is called, where its journal is, and what is trained."""
+
+    journal: Path
+    about: dict[str, Any]
+    optimizer: OptimizerConfig
+    size: Size
+    seed: int
+    only_development: bool = False
+
+
+def run_study(laboratory: Laboratory, study: Study, directory: Path, *, show: bool) -> None:
+    """Makes every run that `directory` does not hold yet, size by size, the grid first.
+
+    Raises:
+      ValueError: `directory` holds another study; what differs is named.
+      KeyboardInterrupt: on Ctrl-C; call again to go on.
+    """
+    description = _describe_study(laboratory, study)
+    _claim(directory / STUDY, description)
+    chosen: dict[str, dict[str, float]] = {}
+    with _Progress(laboratory, _study_sizes(study), show) as progress:
+        for size in study.sizes:
+            grid = list(_grid_runs(study, size, directory))
+            ends = [progress.run(run) for run in grid]
+            chosen[size.name] = _chosen(grid, ends)
+            if grid:
+                whole = {**description["grid"], "chosen": chosen}
+                _write(directory / STUDY, {**description, "grid": whole})
+            for run in _final_runs(study, size, chosen[size.name], directory):
+                progress.run(run)
+
+
+def _study_sizes(study: Study) -> Iterator[Size]:
+    """The size of every run to come."""
+    tuned = sum(study.tuned(name) for name in study.strategies)
+    grid = tuned * len(study.rates) * len(study.grid_seeds)
+    for size in study.sizes:
+        yield from [size] * (grid + len(study.strategies) * len(study.seeds))
+
+
+def _grid_runs(study: Study, size: Size, directory: Path) -> Iterator[Run]:
+    for name, strategy in study.strategies.items():
+        if not study.tuned(name):
+            continue
+        for rate in study.rates:
+            for seed in study.grid_seeds:
+                path = directory / "grid" / size.name / name / f"{rate:g}-{seed}.jsonl"
+                about = {"strategy": name, "size": size.name}
+                yield Run(path, about, strategy.config(learning_rate=rate), size, seed, True)
+
+
+def _chosen(runs: list[Run], ends: list[dict[str, Any]]) -> dict[str, float]:
+    """{strategy: base rate} with the best mean development accuracy; of equals the lowest."""
+    accuracy: dict[str, dict[float, float]] = {}
+    for run, end in zip(runs, ends, strict=True):
+        rates = accuracy.setdefault(run.about["strategy"], {})
+        # A run that diverged counts as accuracy 0: its rate must not be chosen.
+        score = end["scores"]["development"]["accuracy"] if end["scores"] else 0.0
+        rate = run.optimizer.learning_rate
+        rates[rate] = rates.get(rate, 0.0) + score
+    return {name: max(sorted(rates), key=rates.get) for name, rates in accuracy.items()}
+
+
+def _final_runs(
+    study: Study, size: Size, chosen: Mapping[str, float], directory: Path
+) -> Iterator[Run]:
+    # Seed by seed: where time runs out, every strategy has as many.
+    for seed in study.seeds:
+        for name, strategy in study.strategies.items():
+            path = directory / "runs" / size.name / name / f"{seed}.jsonl"
+            rate = {"learning_rate": chosen[name]} if name in chosen else {}
+            about = {"strategy": name, "size": size.name}
+            yield Run(path, about, strategy.config(**rate), size, seed)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """A grid of learning rate by layer decay over one strategy, as Sun et al. 2019, table 4."""
+
+    strategy: Strategy
+    rates: tuple[float, ...]
+    decays: tuple[float, ...]
+    size: Size
+    seeds: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        for name in ("rates", "decays", "seeds"):
+            if not getattr(self, name):
+                raise ValueError(f"sweep: {name} must be one at least")
+
+
+def run_sweep(laboratory: Laboratory, sweep: Sweep, directory: Path, *, show: bool) -> None:
+    """Makes every run of the grid that `directory` does not hold yet; raises as `run_study`."""
+    _claim(directory / SWEEP, _describe_sweep(laboratory, sweep))
+    runs = list(_sweep_runs(sweep, directory))
+    with _Progress(laboratory, [sweep.size] * len(runs), show) as progress:
+        for run in runs:
+            progress.run(run)
+
+
+def _sweep_runs(sweep: Sweep, directory: Path) -> Iterator[Run]:
+    for seed in sweep.seeds:
+        for rate in sweep.rates:
+            for decay in sweep.decays:
+                path = directory / "runs" / f"{rate:g}" / f"{decay:g}" / f"{seed}.jsonl"
+                optimizer = sweep.strategy.config(learning_rate=rate, layer_decay=decay)
+                about = {"strategy": sweep.strategy.name, "size": sweep.size.name}
+                yield Run(path, about, optimizer, sweep.size, seed)
+
+
+class _Progress:
+    """Makes runs, skips those that are there, and shows where the whole is."""
+
+    def __init__(self, laboratory: Laboratory, sizes: Iterable[Size], show: bool) -> None:
+        from tqdm import tqdm
+
+        self._laboratory = laboratory
+        self._steps = lambda size: laboratory.steps(size.examples, size.epochs)
+        total = sum(map(self._steps, sizes))
+        self._bar = tqdm(total=total, unit="step", disable=not show, smoothing=0.05)
+
+    def __enter__(self) -> _Progress:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._bar.close()
+
+    def run(self, run: Run) -> dict[str, Any]:
+        """The last line of the run's journal."""
+        end, steps = finished(run.journal), self._steps(run.size)
+        if end is not None:
+            self._bar.total -= steps  # time left is that of the runs still to be made
+            self._bar.refresh()
+            return end
+        rate = f"{run.optimizer.learning_rate:g}"
+        self._bar.set_description(f"{run.size.name} {run.about['strategy']} {rate} #{run.seed}")
+        end = self._laboratory.run(
+            run.optimizer,
+            run.journal,
+            run.about,
+            examples=run.size.examples,
+            epochs=run.size.epochs,
+            seed=run.seed,
+            only_development=run.only_development,
+        )
+        self._bar.update(steps)
+        return end
+
+
+def finished(journal: Path) -> dict[str, Any] | None:
+    """The last line of a run that came to its end, diverged or not; None otherwise."""
+    if not journal.is_file():
+        return None
+    last = journal.read_text(encoding="utf-8").splitlines()[-1:]
+    try:
+        end = json.loads(last[0]) if last else {}
+    except json.JSONDecodeError:  # killed in the middle of a line
+        return None
+    return end if end.get("event") == "end" else None
+
+
+def _describe_study(laboratory: Laboratory, study: Study) -> dict[str, Any]:
+    grid = {"rates": list(study.rates), "seeds": list(study.grid_seeds)}
+    return {
+        "kind": "study",
+        "version": VERSION,
+        "strategies": {
+            name: _describe_strategy(strategy) | {"tuned": study.tuned(name)}
+            for name, strategy in study.strategies.items()
+        },
+        "control": study.control,
+        "sizes": {size.name: _describe_size(laboratory, size) for size in study.sizes},
+        "seeds": list(study.seeds),
+        "grid": grid if study.rates else None,
+        **_describe_laboratory(laboratory),
+    }
+
+
+def _describe_sweep(laboratory: Laboratory, sweep: Sweep) -> dict[str, Any]:
+    return {
+        "kind": "sweep",
+        "version": VERSION,
+        "strategy": sweep.strategy.name,
+        "settings": _describe_strategy(sweep.strategy)["settings"],
+        "rates": list(sweep.rates),
+        "decays": list(sweep.decays),
+        "seeds": list(sweep.seeds),
+        "size": _describe_size(laboratory, sweep.size),
+        **_describe_laboratory(laboratory),
+    }
+
+
+def _describe_strategy(strategy: Strategy) -> dict[str, Any]:
+    return {
+        "about": strategy.about,
+        "source": strategy.source,
+        "settings": dict(strategy.settings),
+    }
+
+
+def _describe_size(laboratory: Laboratory, size: Size) -> dict[str, Any]:
+    count = len(laboratory.data.train) if size.examples is None else size.examples
+    return {"examples": count, "epochs": size.epochs}
+
+
+def _describe_laboratory(laboratory: Laboratory) -> dict[str, Any]:
+    data = laboratory.data
+    return {
+        "labels": list(data.train.label_names or ()),
+        "in_domain": data.domain,
+        "out_of_domain": list(data.out_of_domain),
+        **laboratory.describe(),
+        "environment": environment(),
+    }
+
+
+# What another machine or package may change without making it another study.
+_FREE = ("environment",)
+
+
+def _claim(path: Path, description: Mapping[str, Any]) -> None:
+    """Writes the description, or checks that the one that is there is the same.
+
+    Raises:
+      ValueError: it differs; where, is named.
+    """
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _write(path, description)
+        return
+    wanted = json.loads(json.dumps(description))
+    there = json.loads(path.read_text(encoding="utf-8"))
+    (there.get("grid") or {}).pop("chosen", None)  # found on the way, and again from the journals
+    differ = [
+        key for key in {**wanted, **there} if key not in _FREE and there.get(key) != wanted.get(key)
+    ]
+    if differ:
+        raise ValueError(
+            f"{path} is of another study: {', '.join(differ)} differ; give the same settings to go "
+            "on with it, or another --output"
+        )
+
+
+def _write(path: Path, content: Mapping[str, Any]) -> None:
+    """All of it or nothing, whenever the process dies."""
+    draft = path.with_suffix(".part")
+    draft.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    os.replace(draft, path)
