@@ -1,4 +1,4 @@
-"""The command `jaxbert`: the only file that prints to the terminal and exits."""
+"""The command `jaxbert`: with `lab_cli`, all that prints to the terminal, and all that exits."""
 
 from __future__ import annotations
 
@@ -106,6 +106,8 @@ def _parser() -> argparse.ArgumentParser:
     options.add_predict_flags(command("predict", _predict, "label texts: one JSON line for each"))
     options.add_embed_flags(command("embed", _embed, "sentence embeddings, to a .npy file"))
     options.add_rate_flags(command("lr", _rates, "print every group's learning rates"))
+    find = command("lr-find", _in_lab("lr_find"), "range test: how high a rate can be")
+    options.add_find_flags(find)
     demo = command("demo", _demo, "fetch a small BERT and film reviews, fine-tune, and score")
     demo.add_argument("--output", default="runs/demo", help="directory for the run")
     demo.add_argument("--dtype", default="float32", help="of matrix products")
@@ -113,9 +115,9 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--overwrite", action="store_true", help="train again")
     lab = commands.add_parser("lab", help="compare learning-rate strategies with evidence")
     commands = lab.add_subparsers(required=True, metavar="command")
-    options.add_study_flags(command("run", _lab_run, "strategies x train sizes x seeds"))
-    options.add_sweep_flags(command("sweep", _lab_sweep, "learning rates x layer decays"))
-    report = command("report", _lab_report, "one page of what a study or a sweep found")
+    options.add_study_flags(command("run", _in_lab("run"), "strategies x train sizes x seeds"))
+    options.add_sweep_flags(command("sweep", _in_lab("sweep"), "learning rates x layer decays"))
+    report = command("report", _in_lab("report"), "one page of what a study or a sweep found")
     report.add_argument("study", help="what `lab run` or `lab sweep` wrote")
     report.add_argument("--output", help="directory (default: report/ in the study)")
     return parser
@@ -383,84 +385,13 @@ def _demo(args: argparse.Namespace) -> None:
     _run(resolve(settings), overwrite=args.overwrite, resume=stopped)
 
 
-def _laboratory(args: argparse.Namespace) -> Any:
-    from jaxbert.lab.data import demo_data, load_data
-    from jaxbert.lab.run import Laboratory
-    from jaxbert.training import TrainConfig
+def _in_lab(name: str) -> Callable[[Any], None]:
+    """The command of that name in `lab_cli`."""
 
-    given = {name: getattr(args, name) for name in ("model", "train", "eval", "test")}
-    missing = [f"--{name}" for name, value in given.items() if value is None]
-    if 0 < len(missing) < len(given):
-        raise ValueError(f"missing: {', '.join(missing)} (or leave out all four for the demo's)")
-    _keep_compiled_programs()
-    # Every run loads the model anew, and would say so.
-    logging.getLogger("jaxbert").setLevel(logging.ERROR)
-    if missing:
-        source, data = demo_data()
-    else:
-        source, data = (
-            args.model,
-            load_data(
-                args.train,
-                args.eval,
-                args.test,
-                dict(_named(pair) for pair in args.out_of_domain),
-                args.neutral,
-                text_column=args.text_column,
-                text_pair_column=args.text_pair_column,
-                label_column=args.label_column,
-            ),
-        )
-    config = TrainConfig(batch_size=args.batch_size, max_length=args.max_length)
-    return Laboratory(source, data, config, args.dtype)
+    def run(args: argparse.Namespace) -> None:
+        from jaxbert import lab_cli
 
+        _keep_compiled_programs()
+        getattr(lab_cli, name)(args)
 
-def _named(pair: str) -> tuple[str, str]:
-    name, equals, path = pair.partition("=")
-    if not (name and equals and path):
-        raise ValueError(f"--out-of-domain {pair}: want NAME=FILE")
-    return name, path
-
-
-def _lab_run(args: argparse.Namespace) -> None:
-    from jaxbert.lab.study import Study, parse_sizes, run_study
-    from jaxbert.optim import STRATEGIES, get_strategy, load_strategies
-
-    known = load_strategies(args.strategy_file) if args.strategy_file else STRATEGIES
-    study = Study(
-        strategies={name: get_strategy(name, known) for name in args.strategies},
-        control=args.control,
-        sizes=parse_sizes(args.train_sizes, args.epochs),
-        seeds=tuple(range(args.seeds)),
-        rates=args.grid,
-    )
-    run_study(_laboratory(args), study, Path(args.output), show=sys.stderr.isatty())
-    _print_report(args.output)
-
-
-def _lab_sweep(args: argparse.Namespace) -> None:
-    from jaxbert.lab.study import Sweep, parse_sizes, run_sweep
-    from jaxbert.optim import get_strategy
-
-    sweep = Sweep(
-        strategy=get_strategy(args.strategy),
-        rates=args.rates,
-        decays=args.decays,
-        size=parse_sizes([args.train_size], [args.epochs])[0],
-        seeds=tuple(range(args.seeds)),
-    )
-    run_sweep(_laboratory(args), sweep, Path(args.output), show=sys.stderr.isatty())
-    _print_report(args.output)
-
-
-def _lab_report(args: argparse.Namespace) -> None:
-    from jaxbert.lab.report import write_report
-
-    print(write_report(Path(args.study), Path(args.output or Path(args.study) / "report")))
-
-
-def _print_report(directory: str) -> None:
-    from jaxbert.lab.report import format_table
-
-    print(format_table(Path(directory)))
-    print(f"the whole report: jaxbert lab report {directory}")
+    return run

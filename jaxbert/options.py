@@ -169,6 +169,17 @@ def add_rate_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--epochs", type=int, default=3)
 
 
+def add_find_flags(parser: argparse.ArgumentParser) -> None:
+    """Of `jaxbert lr-find`: the model, the data and the strategy of `finetune`, and the rise."""
+    for flag in FLAGS:
+        if flag.place not in ("eval", "output", "training.epochs", "training.eval_every"):
+            parser.add_argument(flag.name, dest=flag.place, type=flag.type, help=flag.help)
+    parser.add_argument("--lowest", type=float, default=1e-5, help="base rate of the first step")
+    parser.add_argument("--highest", type=float, default=1e-2, help="base rate of the last step")
+    parser.add_argument("--steps", type=int, default=100, help="of a rise (default: %(default)s)")
+    parser.add_argument("--repeats", type=int, default=3, help="rises (default: %(default)s)")
+
+
 def add_lab_flags(parser: argparse.ArgumentParser) -> None:
     """Of every command of the lab: the model, the data, and what all runs share."""
     parser.add_argument("--output", required=True, help="directory; what it holds is not run again")

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import logging
 import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, Self
 
 import jax
@@ -123,6 +124,20 @@ class Loop:
                 self._evaluate()
             while not self._is_over():
                 self._epoch(bar)
+
+    def losses(self, rates: Iterable[Mapping[str, np.float32]]) -> list[float]:
+        """The loss of each step under these learning rates, ending with one that is not finite.
+
+        Nothing is evaluated, saved or recorded.
+        """
+        found: list[float] = []
+        epochs = (self._batches.epoch(epoch) for epoch in itertools.count())
+        for batch, step_rates in zip(itertools.chain.from_iterable(epochs), rates, strict=False):
+            self.state, values = self.compiled(self.state, parallel.put(batch), step_rates)
+            found.append(float(values["loss"]))
+            if not math.isfinite(found[-1]):
+                break
+        return found
 
     def _is_over(self) -> bool:
         patience = self.config.patience

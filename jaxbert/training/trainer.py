@@ -18,7 +18,7 @@ from flax import nnx
 
 from jaxbert.data import Batches, Examples, save_tokenizer, tokenize
 from jaxbert.models import merge_model, split_model
-from jaxbert.optim import learning_rates, make_optimizer, trainable_mask
+from jaxbert.optim import learning_rates, make_optimizer, peak_rates, trainable_mask
 from jaxbert.optim.layers import leaf_paths, reinitialised_paths
 from jaxbert.training import inference, metrics, parallel, record
 from jaxbert.training.checkpoint import Checkpoints
@@ -144,6 +144,22 @@ class Trainer:
                 checkpoints.close()
             run = self._describe(loop, status, started)
         return run
+
+    def rate_losses(self, rates: Sequence[float]) -> list[float]:
+        """The loss of each step of a training in which the base rate takes these values.
+
+        For a range test: the groups keep their multipliers, the model stays as it is. Ends early
+        with a loss that is no finite number.
+        """
+        if self._train is None:
+            raise ValueError("rate_losses() needs training examples: Trainer(..., train=examples)")
+        config = self.config.optimizer
+        peaks = peak_rates(config, self._params)
+        shares = {group: peak / config.learning_rate for group, peak in peaks.items()}
+        loop = self._loop(None)
+        return loop.losses(
+            {group: np.float32(rate * share) for group, share in shares.items()} for rate in rates
+        )
 
     def evaluate(self, examples: Examples) -> dict[str, float]:
         """Loss and every metric of the problem on labelled examples."""
