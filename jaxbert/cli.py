@@ -243,7 +243,12 @@ def _load_classifier(args: argparse.Namespace) -> Any:
             f"{args.model} is not fine-tuned: it lacks {', '.join(report.initialised)}; "
             "run jaxbert finetune first"
         )
-    config = TrainConfig(batch_size=args.batch_size, max_length=args.max_length)
+    config = TrainConfig(
+        batch_size=args.batch_size,
+        max_length=args.max_length,
+        parallel=args.parallel,
+        mesh=args.mesh,
+    )
     return Trainer(model, load_tokenizer(directory), config=config)
 
 
@@ -325,6 +330,8 @@ def _embed(args: argparse.Namespace) -> None:
         normalise=args.normalise,
         batch_size=args.batch_size,
         max_length=args.max_length,
+        parallel=args.parallel,
+        mesh=args.mesh,
     )
     np.save(output, vectors)
     print(f"{output}: {vectors.shape[0]} vectors of width {vectors.shape[1]}")

@@ -48,6 +48,8 @@ FLAGS = (
     Flag("--epochs", "training.epochs", int, "passes over the training examples"),
     Flag("--batch-size", "training.batch_size", int, "examples in an update"),
     Flag("--accumulation", "training.accumulation", int, "parts an update is computed in"),
+    Flag("--parallel", "training.parallel", str, "jit (default: one device), pmap, mesh (all)"),
+    Flag("--mesh", "training.mesh", str, "as in data=4,fsdp=2, for --parallel mesh"),
     Flag("--max-length", "training.max_length", int, "tokens kept of a text"),
     Flag("--layout", "training.layout", str, "packed, bucketed, padded: speed, nothing else"),
     Flag("--label-smoothing", "training.label_smoothing", float, "in [0, 1)"),
@@ -126,6 +128,8 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--max-length", type=int, default=128, help="tokens kept of a text")
     parser.add_argument("--dtype", default="float32", help="of matrix products")
+    parser.add_argument("--parallel", default="jit", help="jit: one device; pmap, mesh: all")
+    parser.add_argument("--mesh", help="as in data=4,fsdp=2, for --parallel mesh")
 
 
 def add_evaluate_flags(parser: argparse.ArgumentParser) -> None:

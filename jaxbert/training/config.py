@@ -10,6 +10,7 @@ from jaxbert.optim import OptimizerConfig
 from jaxbert.optim.config import check_keys
 from jaxbert.optim.schedules import is_number
 from jaxbert.optim.strategies import DEFAULT_STRATEGY, get_strategy
+from jaxbert.training.parallel import ENGINES
 
 LAYOUTS = ("packed", "bucketed", "padded")
 
@@ -29,6 +30,8 @@ class TrainConfig:
       max_length: tokens of an example; longer texts are cut, and counted.
       seed: of the order of examples, of dropout, and of new parameters.
       layout: how examples share rows, see `data.Batches`; changes speed and nothing else.
+      parallel: "jit" on one device, "pmap" or "mesh" on all, see `parallel`; changes nothing else.
+      mesh: for "mesh", devices along its axes, as in "data=4,fsdp=2"; None = all along data.
       accumulation: parts a batch is computed in, one after the other: less memory.
       label_smoothing: in [0, 1).
       eval_every: steps between evaluations; None = once an epoch.
@@ -49,6 +52,8 @@ class TrainConfig:
     max_length: int = 128
     seed: int = 0
     layout: str = "packed"
+    parallel: str = "jit"
+    mesh: str | None = None
     accumulation: int = 1
     label_smoothing: float = 0.0
     eval_every: int | None = None
@@ -69,6 +74,10 @@ class TrainConfig:
             problems.append(f"label_smoothing={self.label_smoothing!r} must be in [0, 1)")
         if self.layout not in LAYOUTS:
             problems.append(f"layout={self.layout!r} must be one of {', '.join(LAYOUTS)}")
+        if self.parallel not in ENGINES:
+            problems.append(f"parallel={self.parallel!r} must be one of {', '.join(ENGINES)}")
+        if not (self.mesh is None or (isinstance(self.mesh, str) and self.parallel == "mesh")):
+            problems.append(f"mesh={self.mesh!r} must be None, or a text beside parallel='mesh'")
         if not (self.metric is None or isinstance(self.metric, str)):
             problems.append(f"metric={self.metric!r} must be a name or None")
         if not isinstance(self.optimizer, OptimizerConfig):

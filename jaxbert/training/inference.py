@@ -13,14 +13,13 @@ import numpy as np
 from jaxbert.data import Batches, Examples, Prefetch, restore_order, tokenize
 from jaxbert.models import merge_model, split_model
 from jaxbert.training import parallel
-from jaxbert.training.step import MODEL_INPUTS, Batch, Params
+from jaxbert.training.parallel import Compiled, make_engine
+from jaxbert.training.step import MODEL_INPUTS, Batch, OverRows, Params, on_one_device
 
 POOLINGS = ("mean", "first", "pooler")
 
 
-def run_batches(
-    step: Callable[[Params, Batch], dict[str, jax.Array]], params: Params, batches: Batches
-) -> dict[str, np.ndarray | float]:
+def run_batches(step: Compiled, params: Params, batches: Batches) -> dict[str, np.ndarray | float]:
     """Every batch of a data set through an evaluation step, results in the data set's order.
 
     Returns:
@@ -37,11 +36,11 @@ def run_batches(
     return found | ({"loss": loss_sum / count} if count else {})
 
 
-def _pipelined(step: Any, params: Params, batches: Batches) -> Iterator[tuple[Any, Any]]:
+def _pipelined(step: Compiled, params: Params, batches: Batches) -> Iterator[tuple[Any, Any]]:
     """(batch, result) pairs, one step behind: the device works while the host reads a result."""
     waiting = None
     for batch in Prefetch(batches.epoch(0)):
-        result = (batch, step(params, parallel.put(batch)))
+        result = (batch, step(params, parallel.put(batch, step.engine)))
         if waiting is not None:
             yield waiting
         waiting = result
@@ -50,18 +49,23 @@ def _pipelined(step: Any, params: Params, batches: Batches) -> Iterator[tuple[An
 
 
 def make_embed_step(
-    graphdef: Any, *, pooling: str = "mean", normalise: bool = False
+    graphdef: Any,
+    *,
+    pooling: str = "mean",
+    normalise: bool = False,
+    across: Callable[[OverRows], OverRows] = on_one_device,
 ) -> Callable[[Params, Batch], dict[str, jax.Array]]:
     """(params, batch) -> {"logits": [B, S, D]}: a vector for each example, from a `BertModel`.
 
     Args:
       pooling: "mean" of the example's tokens, the "first" token's vector, or the "pooler".
       normalise: divide by the Euclidean norm.
+      across: of the engine that runs it, see `parallel.Jit`.
     """
     if pooling not in POOLINGS:
         raise ValueError(f"{pooling=} must be one of {', '.join(POOLINGS)}")
 
-    def step(params: Params, batch: Batch) -> dict[str, jax.Array]:
+    def embed_rows(params: Params, batch: Batch) -> tuple[jax.Array, tuple[()]]:
         inputs = {name: batch[name] for name in MODEL_INPUTS if name in batch}
         out = merge_model(graphdef, params)(**inputs)
         vectors = out.pooler_output
@@ -73,9 +77,9 @@ def make_embed_step(
         if normalise:
             norm = jnp.linalg.norm(vectors, axis=-1, keepdims=True)
             vectors = vectors / jnp.maximum(norm, 1e-12)
-        return {"logits": vectors.astype(jnp.float32)}
+        return vectors.astype(jnp.float32), ()
 
-    return step
+    return lambda params, batch: {"logits": across(embed_rows)(params, batch)[0]}
 
 
 def _segment_means(hidden: jax.Array, batch: Batch) -> jax.Array:
@@ -117,11 +121,14 @@ def embed(
     normalise: bool = False,
     batch_size: int = 32,
     max_length: int = 128,
+    parallel: str = "jit",
+    mesh: str | None = None,
 ) -> np.ndarray:
     """[N, D] float32: a vector for each text, from a `BertModel`; see `make_embed_step`."""
+    engine = make_engine(parallel, mesh)
     examples = as_examples(texts)
     graphdef, params = split_model(model)
     tokenized = tokenize(examples, tokenizer, max_length)
-    step = make_embed_step(graphdef, pooling=pooling, normalise=normalise)
-    batches = Batches(tokenized, batch_size, max_length=max_length)
-    return run_batches(parallel.Compiled(step), params, batches)["logits"]
+    step = make_embed_step(graphdef, pooling=pooling, normalise=normalise, across=engine.across)
+    batches = Batches(tokenized, batch_size, max_length=max_length, row_multiple=engine.parts)
+    return run_batches(Compiled(step, engine), engine.place(params), batches)["logits"]

@@ -133,7 +133,7 @@ class Loop:
         found: list[float] = []
         epochs = (self._batches.epoch(epoch) for epoch in itertools.count())
         for batch, step_rates in zip(itertools.chain.from_iterable(epochs), rates, strict=False):
-            self.state, values = self.compiled(self.state, parallel.put(batch), step_rates)
+            self.state, values = self.compiled(self.state, self._put(batch), step_rates)
             found.append(float(values["loss"]))
             if not math.isfinite(found[-1]):
                 break
@@ -165,12 +165,15 @@ class Loop:
     def _one_step(self, batch: Mapping[str, np.ndarray]) -> None:
         before = self._unchecked
         rates = {group: rate[self.progress.step] for group, rate in self._rates.items()}
-        self.state, values = self.compiled(self.state, parallel.put(batch), rates)
+        self.state, values = self.compiled(self.state, self._put(batch), rates)
         self.progress.step += 1
         self._unchecked = (self.progress.step, values)
         if before is not None:
             # One step late, so that the host never waits for the device.
             self._check_finite(*before)
+
+    def _put(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
+        return parallel.put(batch, self.compiled.engine)
 
     def _between_steps(self) -> None:
         step = self.progress.step

@@ -20,6 +20,8 @@ Array = jax.Array
 Params = Any
 Batch = Mapping[str, Array]
 Loss = Callable[[Array, Array, Array], SumAndCount]
+# (params, batch, ...) -> (results [B, ...] for each row, sums over all rows)
+OverRows = Callable[..., tuple[Any, Any]]
 
 # What of a batch the model reads; the rest is the loss's or the host's.
 MODEL_INPUTS = ("input_ids", "token_type_ids", "position_ids", "segment_ids", "segment_starts")
@@ -37,6 +39,11 @@ class TrainState(NamedTuple):
     opt_state: optax.OptState
 
 
+def on_one_device(function: OverRows) -> OverRows:
+    """`function` as it is. The place for an engine's way of giving each device some of the rows."""
+    return function
+
+
 def init_state(params: Params, optimizer: optax.GradientTransformation, seed: int) -> TrainState:
     """The state before the first step; takes `params` over (a step gives their memory away)."""
     return TrainState(
@@ -51,6 +58,7 @@ def make_train_step(
     *,
     trainable: Params,
     accumulation: int = 1,
+    across: Callable[[OverRows], OverRows] = on_one_device,
 ) -> Callable[..., tuple[TrainState, dict[str, Any]]]:
     """(state, batch, rates) -> (state, {"loss", "count", "grad_norm", "grad_norms"}).
 
@@ -66,6 +74,7 @@ def make_train_step(
       accumulation: the batch's rows are taken in so many equal parts, one after the other. The
         parts' sums are divided once, by the whole batch's count, so the result is the large
         batch's.
+      across: of the engine that runs it, see `parallel.Jit`.
     """
 
     def loss_sum(moving: Params, resting: Params, part: Batch, key: Array) -> SumAndCount:
@@ -74,20 +83,24 @@ def make_train_step(
         logits = model(**inputs, dropout=Dropout(key, part["token_index"]))
         return loss(logits, part["labels"], part["weights"])
 
-    def step(
-        state: TrainState, batch: Batch, rates: Mapping[str, Array] | None = None
-    ) -> tuple[TrainState, dict[str, Any]]:
-        moving, resting = _split(state.params, trainable)
-        key = dropout_key(state.seed, state.step)
+    def sums(params: Params, batch: Batch, key: Array) -> tuple[Any, Any]:
+        moving, resting = _split(params, trainable)
 
         def gradient(part: Batch) -> tuple[Array, Array, Params]:
             run = jax.value_and_grad(loss_sum, has_aux=True)
             (total, count), grads = run(moving, resting, part, key)
-            return total, count, grads
+            return total, count, jax.tree.map(lambda g: g.astype(jnp.float32), grads)
 
-        total, count, grads = _accumulate(gradient, batch, accumulation)
-        grads = jax.tree.map(lambda g: g.astype(jnp.float32) / count, grads)
+        return (), _accumulate(gradient, batch, accumulation)
+
+    def step(
+        state: TrainState, batch: Batch, rates: Mapping[str, Array] | None = None
+    ) -> tuple[TrainState, dict[str, Any]]:
+        key = dropout_key(state.seed, state.step)
+        _, (total, count, grads) = across(sums)(state.params, batch, key)
+        grads = jax.tree.map(lambda g: g / count, grads)
         norms = _norms(grads, leaf_labels(state.params))
+        moving, resting = _split(state.params, trainable)
         grads = jax.tree.map(lambda g, p: g.astype(p.dtype), grads, moving)
         grads = _join(grads, jax.tree.map(jnp.zeros_like, resting))
         updates, opt_state = optimizer.update(
@@ -113,16 +126,21 @@ def _norms(grads: Params, label_of: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
-def make_eval_step(graphdef: Any, loss: Loss) -> Callable[[Params, Batch], dict[str, Array]]:
+def make_eval_step(
+    graphdef: Any, loss: Loss, *, across: Callable[[OverRows], OverRows] = on_one_device
+) -> Callable[[Params, Batch], dict[str, Array]]:
     """(params, batch) -> {"logits", and with labels "loss_sum", "count"}; no dropout."""
 
-    def step(params: Params, batch: Batch) -> dict[str, Array]:
+    def logits_and_sums(params: Params, batch: Batch) -> tuple[Array, tuple[Array, ...]]:
         inputs = {name: batch[name] for name in MODEL_INPUTS if name in batch}
         logits = merge_model(graphdef, params)(**inputs)
         if "labels" not in batch:
-            return {"logits": logits}
-        loss_sum, count = loss(logits, batch["labels"], batch["weights"])
-        return {"logits": logits, "loss_sum": loss_sum, "count": count}
+            return logits, ()
+        return logits, loss(logits, batch["labels"], batch["weights"])
+
+    def step(params: Params, batch: Batch) -> dict[str, Array]:
+        logits, sums = across(logits_and_sums)(params, batch)
+        return {"logits": logits, **dict(zip(("loss_sum", "count"), sums, strict=False))}
 
     return step
 
@@ -138,16 +156,20 @@ def _all_finite(params: Params) -> Array:
 
 
 def _accumulate(gradient: Callable[[Batch], Any], batch: Batch, parts: int) -> Any:
-    """The sum of `gradient` over the batch's rows in `parts` equal parts, added up in float32."""
+    """The sum of `gradient` over the batch's rows in `parts` equal parts."""
     if parts == 1:
         return gradient(batch)
-    split = {k: v.reshape(parts, v.shape[0] // parts, *v.shape[1:]) for k, v in batch.items()}
+
+    def split(rows: Array) -> Array:
+        return rows.reshape(parts, -1, *rows.shape[1:])
+
+    batch = {name: split(rows) for name, rows in batch.items()}
     zero = jax.tree.map(
-        lambda leaf: jnp.zeros(leaf.shape, jnp.float32),
-        jax.eval_shape(gradient, jax.tree.map(lambda x: x[0], split)),
+        lambda leaf: jnp.zeros(leaf.shape, leaf.dtype),
+        jax.eval_shape(gradient, {name: rows[0] for name, rows in batch.items()}),
     )
     add = lambda total, part: (jax.tree.map(jnp.add, total, gradient(part)), None)  # noqa: E731
-    return jax.lax.scan(add, zero, split)[0]
+    return jax.lax.scan(add, zero, batch)[0]
 
 
 def _split(params: Params, trainable: Params) -> tuple[Params, Params]:

@@ -28,7 +28,7 @@ from jaxbert.training.losses import LOSSES
 from jaxbert.training.step import Params, init_state, make_eval_step, make_train_step
 
 # What a resumed run may be told anew: it changes what is written, and no number of the training.
-_FREE = ("log_every", "checkpoint_every", "keep_checkpoints")
+_FREE = ("log_every", "checkpoint_every", "keep_checkpoints", "parallel", "mesh")
 
 
 class Trainer:
@@ -81,9 +81,13 @@ class Trainer:
         self._model = model
         if train is not None and evaluation is None:
             _check_needs_no_evaluation(self.config)
+        self._engine = parallel.make_engine(self.config.parallel, self.config.mesh)
+        if train is not None:
+            self._engine.check(self.config.batch_size, self.config.accumulation)
         loss = LOSSES[self.problem_type]
         self._loss = partial(loss, smoothing=self.config.label_smoothing)
-        self._eval_step = parallel.Compiled(make_eval_step(self._graphdef, loss))
+        step = make_eval_step(self._graphdef, loss, across=self._engine.across)
+        self._eval_step = parallel.Compiled(step, self._engine)
         self._metric = metrics.selection_metric(self.problem_type, self.config.metric)
         self._examples = {"train": train, "evaluation": evaluation}
         self._train = None if train is None else self._batches(train, training=True)
@@ -122,6 +126,7 @@ class Trainer:
         if self.output is not None:
             directory = self.output / record.CHECKPOINTS
             checkpoints = Checkpoints(directory, self.config.keep_checkpoints)
+        self._engine.say_what_is_idle()
         loop = self._loop(checkpoints)
         if self._resume:
             loop.restore()
@@ -169,7 +174,7 @@ class Trainer:
     def logits(self, texts: Sequence[str] | Examples) -> np.ndarray:
         """[N, C] float32, in the order of the texts."""
         batches = self._batches(inference.as_examples(texts))
-        return inference.run_batches(self._eval_step, self._params, batches)["logits"]
+        return self._run(self._params, batches)["logits"]
 
     def predict(self, texts: Sequence[str] | Examples) -> list[dict[str, Any]]:
         """For each text {"label", "probabilities": {label: p}}, or {"score"} of a regression."""
@@ -206,7 +211,7 @@ class Trainer:
             layout=config.layout,
             shuffle=training,
             seed=config.seed,
-            row_multiple=config.accumulation if training or known else 1,
+            row_multiple=self._engine.parts * (config.accumulation if training or known else 1),
             shapes=known,
         )
 
@@ -222,10 +227,13 @@ class Trainer:
         _check_names(self.model.config.id2label, examples)
 
     def _score(self, params: Params, batches: Batches, examples: Examples) -> dict[str, float]:
-        found = inference.run_batches(self._eval_step, params, batches)
+        found = self._run(params, batches)
         guesses = inference.predictions(self.problem_type, found["logits"])
         scores = metrics.compute_scores(self.problem_type, examples.labels, guesses)
         return {"loss": found["loss"], **scores}
+
+    def _run(self, params: Params, batches: Batches) -> dict[str, Any]:
+        return inference.run_batches(self._eval_step, self._engine.place(params), batches)
 
     def _loop(self, checkpoints: Checkpoints | None) -> Loop:
         """The loop at its first step, with everything it needs."""
@@ -240,14 +248,15 @@ class Trainer:
             self._loss,
             trainable=trainable_mask(config.optimizer, params),
             accumulation=config.accumulation,
+            across=self._engine.across,
         )
         # A copy: the state's memory is given to each next state, the caller's model is not.
         own = jax.tree.map(jnp.copy, params)
         return Loop(
             config,
             batches,
-            parallel.Compiled(step, donate=True),
-            init_state(own, optimizer, config.seed),
+            parallel.Compiled(step, self._engine, donate=True),
+            self._engine.place(init_state(own, optimizer, config.seed)),
             learning_rates(*plan),
             evaluation=self._evaluate_with(),
             checkpoints=checkpoints,
@@ -264,12 +273,12 @@ class Trainer:
     def _keep_best(self, params: Params) -> None:
         """Goes to disk at once, or is kept in memory where there is no output."""
         if self.output is None:
-            self._best = jax.tree.map(np.array, params)
+            self._best = self._engine.whole(params)
         else:
             self._write_model(params)
 
     def _write_model(self, params: Params) -> None:
-        merge_model(self._graphdef, params).save_pretrained(self.output)
+        merge_model(self._graphdef, self._engine.whole(params)).save_pretrained(self.output)
         save_tokenizer(self.tokenizer, self.output)
 
     def _chosen(self, loop: Loop) -> Params:

@@ -73,9 +73,9 @@ def at_evaluation(monkeypatch, step, do):
     check = loop.Loop._scores
 
     def scores(self):
-        def putting(batch):
+        def putting(*args):
             do()
-            return put(batch)
+            return put(*args)
 
         with pytest.MonkeyPatch.context() as patch:
             if self.progress.step == step:

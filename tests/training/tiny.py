@@ -89,7 +89,10 @@ _programs = {}
 
 def _share_programs(made):
     """Trainers of one configuration compile the same programs: once is enough for all of them."""
-    names = ("optimizer", "epochs", "batch_size", "accumulation", "layout", "label_smoothing")
+    names = (
+        "optimizer", "epochs", "batch_size", "accumulation", "layout", "label_smoothing",
+        "parallel", "mesh",
+    )  # fmt: skip
     settings = tuple(getattr(made.config, name) for name in names)
     examples = made._examples["train"]
     key = (settings, made.model.config, examples and examples.fingerprint)

@@ -1,0 +1,209 @@
+"""One training, one evaluation, whatever the engine and the number of devices; on eight of them."""
+
+import re
+
+import jax
+import numpy as np
+import pytest
+import tiny
+from flax import nnx
+
+from jaxbert.data import Batches
+from jaxbert.models import BertConfig, BertForSequenceClassification, split_model
+from jaxbert.optim import OptimizerConfig, make_optimizer, trainable_mask
+from jaxbert.training import parallel
+from jaxbert.training.inference import embed, run_batches
+from jaxbert.training.losses import classification
+from jaxbert.training.step import init_state, make_eval_step, make_train_step
+
+STEPS, BATCH = 20, 8
+# One layer: compiling is nearly all the time, and a second is the same again.
+SHAPE = tiny.SHAPE | {"num_hidden_layers": 1, "hidden_size": 32, "intermediate_size": 64}
+OPTIMIZERS = {
+    "sgd": OptimizerConfig(optimizer="sgd", learning_rate=0.03, schedule="constant"),
+    "adamw": OptimizerConfig(learning_rate=1e-3, schedule="constant"),
+}
+MESHES = ("data=8,fsdp=1", "data=4,fsdp=2", "data=1,fsdp=8")
+ENGINES = [("pmap", 2), ("pmap", 4), ("pmap", 8), *(("mesh", mesh) for mesh in MESHES)]
+
+
+def engine(name="jit", what=None):
+    if name == "pmap":
+        return parallel.make_engine(name, devices=jax.devices()[:what])
+    return parallel.make_engine(name, what)
+
+
+@pytest.fixture(scope="module")
+def network():
+    rates = dict(hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.1)
+    config = BertConfig(**SHAPE, **rates, num_labels=2)
+    return split_model(BertForSequenceClassification(config, rngs=nnx.Rngs(0)))
+
+
+_compiled = {}  # tests share what compiles to the same
+
+
+def start(network, optimizer, chosen, accumulation=1):
+    """(the compiled step, the state before the first)."""
+    graphdef, params = network
+    chain = make_optimizer(optimizer, params, STEPS, 2)
+    step = make_train_step(
+        graphdef,
+        chain,
+        classification,
+        trainable=trainable_mask(optimizer, params),
+        accumulation=accumulation,
+        across=chosen.across,
+    )
+    state = init_state(jax.tree.map(jax.numpy.copy, params), chain, 3)
+    compiled = parallel.Compiled(step, chosen, donate=True)
+    key = (optimizer, str(chosen.sharding((8, 8))), accumulation)
+    return _compiled.setdefault(key, compiled), chosen.place(state)
+
+
+def batches(tokenized, rows, layout="packed"):
+    """Of 8 and 5 examples, so that the last of each epoch is filled up."""
+    return Batches(
+        tokenized, BATCH, max_length=16, layout=layout, shuffle=True, seed=1, row_multiple=rows
+    )
+
+
+def train(network, tokenized, optimizer, chosen, *, accumulation=1, layout="packed", steps=STEPS):
+    """(losses [T], counts [T], parameters {path: array})."""
+    step, state = start(network, optimizer, chosen, accumulation)
+    data = batches(tokenized, chosen.parts * accumulation, layout)
+    losses, counts = [], []
+    while len(losses) < steps:
+        for batch in data.epoch(len(losses) // 2):
+            state, values = step(state, parallel.put(batch, chosen))
+            losses.append(float(values["loss"]))
+            counts.append(float(values["count"]))
+    assert int(state.step) == steps
+    return np.array(losses), counts, tiny.leaves(chosen.whole(state.params))
+
+
+@pytest.fixture(scope="module")
+def alone(network, tokenized):
+    """The runs on one device."""
+    return {n: train(network, tokenized, o, engine()) for n, o in OPTIMIZERS.items()}
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize(("name", "what"), ENGINES, ids=lambda value: str(value))
+def test_engines_train_alike(network, tokenized, alone, optimizer, name, what):
+    losses, counts, params = alone[optimizer]
+    found = train(network, tokenized, OPTIMIZERS[optimizer], engine(name, what))
+    assert found[1] == counts == [8, 5] * (STEPS // 2)
+    np.testing.assert_allclose(found[0], losses, atol=1e-5)
+    for path, wanted in params.items():
+        if optimizer == "sgd":
+            np.testing.assert_allclose(found[2][path], wanted, rtol=0, atol=1e-6, err_msg=path)
+        elif not path.endswith("key/bias"):  # no gradient but rounding, which Adam scales up to 1
+            close = 1e-4 * np.abs(wanted).max()
+            np.testing.assert_allclose(found[2][path], wanted, rtol=0, atol=close, err_msg=path)
+
+
+@pytest.mark.parametrize("layout", ["packed", "padded"])
+@pytest.mark.parametrize(("name", "what"), [("pmap", 4), ("mesh", "data=2,fsdp=4")])
+def test_with_accumulation_too(network, tokenized, alone, name, what, layout):
+    chosen = engine(name, what)
+    settings = dict(accumulation=8 // chosen.parts, layout=layout, steps=4)
+    losses, _, _ = train(network, tokenized, OPTIMIZERS["sgd"], chosen, **settings)
+    np.testing.assert_allclose(losses, alone["sgd"][0][:4], atol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "what"), [("jit", None), ("pmap", 4), ("mesh", MESHES[1])])
+def test_evaluation_counts_each_example_once(network, tokenized, name, what):
+    graphdef, params = network
+    chosen = engine(name, what)
+    step = make_eval_step(graphdef, classification, across=chosen.across)
+    data = Batches(tokenized, 5, max_length=16, row_multiple=chosen.parts)
+    found = run_batches(parallel.Compiled(step, chosen), chosen.place(params), data)
+    model = jax.jit(make_eval_step(graphdef, classification))
+    (batch,) = Batches(tokenized, 13, max_length=16, layout="padded").epoch(0)
+    whole = model(params, parallel.put(batch))
+    np.testing.assert_allclose(found["logits"], whole["logits"][:, 0], atol=1e-5)
+    assert found["loss"] == pytest.approx(float(whole["loss_sum"]) / 13, abs=1e-6)
+
+
+@pytest.mark.parametrize(("name", "mesh"), [("pmap", None), ("mesh", "fsdp=2")])
+def test_embeddings_come_in_the_order_of_the_texts(tokenizer, name, mesh):
+    settings = dict(max_length=16, batch_size=5)
+    model = tiny.encoder()
+    alone = embed(model, tokenizer, tiny.TEXTS, **settings)
+    found = embed(model, tokenizer, tiny.TEXTS, parallel=name, mesh=mesh, **settings)
+    np.testing.assert_allclose(found, alone, atol=1e-5)
+
+
+COLLECTIVE = re.compile(r"= (\S+|\(.*?\)) (all-\w+|reduce-scatter|collective-\w+)(?:-start)?\(")
+
+
+def collectives(network, tokenized, chosen):
+    """{operation: sizes of its results, largest first} of the compiled step."""
+    step, state = start(network, OPTIMIZERS["adamw"], chosen)
+    batch = parallel.put(next(batches(tokenized, chosen.parts).epoch(0)), chosen)
+    step(state, batch)
+    (program,) = step._programs.values()
+    found = {}
+    for shapes, operation in COLLECTIVE.findall(program.as_text()):
+        sizes = [np.prod([int(n) for n in shape.split(",") if n]) for shape in
+                 re.findall(r"\[([\d,]*)\]", shapes)]  # fmt: skip
+        found[operation] = sorted([*found.get(operation, []), *map(int, sizes)], reverse=True)
+    return found
+
+
+def test_a_mesh_sends_what_it_must_and_no_more(network, tokenized):
+    matrices = sorted((p.size for p in jax.tree.leaves(network[1]) if p.ndim > 1), reverse=True)
+    vectors = sorted(p.size for p in jax.tree.leaves(network[1]) if p.ndim == 1)
+    sums = 100  # at most, of single numbers: the loss, its count, squares for the norms
+
+    def sent(mesh):
+        return collectives(network, tokenized, engine("mesh", mesh))
+
+    data = sent("data=8,fsdp=1")
+    assert set(data) == {"all-reduce"}
+    assert [n for n in data["all-reduce"] if n > 1] == sorted(matrices + vectors, reverse=True)
+    for mesh, parts in (("data=4,fsdp=2", 2), ("data=1,fsdp=8", 8)):
+        found = sent(mesh)
+        assert set(found) == {"all-gather", "reduce-scatter", "all-reduce"}
+        assert found["all-gather"] == matrices
+        own = [n // parts for n in matrices]
+        assert found["reduce-scatter"] == own
+        between = [n for n in found["all-reduce"] if n > 1]
+        assert between == sorted(vectors + (own if parts < 8 else []), reverse=True)
+        assert len(found["all-reduce"]) - len(between) < sums
+
+
+def test_optimizer_memory_falls_with_fsdp(network):
+    held = {}
+    for parts in (1, 2, 8):
+        _, state = start(network, OPTIMIZERS["adamw"], engine("mesh", f"fsdp={parts}"))
+        moments = [leaf for leaf in jax.tree.leaves(state.opt_state) if leaf.ndim > 1]
+        held[parts] = sum(leaf.addressable_shards[0].data.nbytes for leaf in moments)
+    assert held[1] == 2 * held[2] == 8 * held[8] > 0
+
+
+def test_batches_that_do_not_divide_are_refused():
+    eight = engine("pmap", 8)
+    eight.check(16, 2)
+    with pytest.raises(ValueError, match=r"batch_size=30 does not divide by 16 .*are 16 and 32"):
+        eight.check(30, 2)
+    with pytest.raises(ValueError, match=r"batch_size=5 .* are 8 and 16"):
+        eight.check(5, 1)
+
+
+BAD_ENGINES = {
+    "name": (("tpu", None), "parallel='tpu' must be one of jit, pmap, mesh"),
+    "mesh without": (("pmap", "data=8"), "mesh='data=8' is for parallel='mesh'"),
+    "too few": (("mesh", "data=2,fsdp=2"), "data=2 times fsdp=2 is 4, there are 8 devices"),
+    "does not divide": (("mesh", "fsdp=3"), "data=2 times fsdp=3 is 6, there are 8 devices"),
+    "axis": (("mesh", "tensor=8"), "mesh='tensor=8': want data=N,fsdp=M"),
+    "number": (("mesh", "data=x"), "want data=N"),
+    "twice": (("mesh", "data=8,data=1"), "want data=N"),
+}
+
+
+@pytest.mark.parametrize(("what", "message"), BAD_ENGINES.values(), ids=BAD_ENGINES)
+def test_engines_that_cannot_be(what, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        parallel.make_engine(*what)
