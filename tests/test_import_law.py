@@ -22,7 +22,7 @@ ORDER = {
     "models": "config dropout primitives attention encoder families heads",
     "data": "tables sources tokenization packing batching demo",
     "optim": "schedules layers config strategies groups optimizer",
-    "lab": "data drift run study range_test",
+    "lab": "data drift run study range_test journals statistics verdicts plots report",
     "training": "losses metrics step parallel config record checkpoint inference loop trainer",
 }
 NEVER = {"torch", "tensorflow"}

@@ -1,0 +1,1 @@
+"""Comparing learning-rate strategies: studies, sweeps, the range test, and their report."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -82,6 +83,9 @@ class Study:
             problems.append(
                 f"control={self.control!r} is not among the strategies {', '.join(self.strategies)}"
             )
+        odd = [name for name in self.strategies if not re.fullmatch(r"\w[\w.+-]*", name)]
+        if odd:  # they name directories
+            problems.append(f"strategies {odd}: want names of letters, digits and _ . + -")
         names = [size.name for size in self.sizes]
         if len(set(names)) < len(names) or not names:
             problems.append(f"sizes={names} must be different, and one at least")

@@ -233,6 +233,9 @@ def test_a_sweep_runs_every_rate_with_every_decay(laboratory, tmp_path):
 def test_what_makes_no_study():
     with pytest.raises(ValueError, match=r"control='none' is not among .*grid rates=.* positive"):
         make_study(control="none", rates=(0.0,))
+    for name in ("../out", "a/b", "", ".."):
+        with pytest.raises(ValueError, match="want names of letters, digits"):
+            make_study(strategies={"gentle": GENTLE, name: STEEP})
     with pytest.raises(ValueError, match="must be different"):
         make_study(sizes=(Size(8, 1), Size(8, 2)))
     with pytest.raises(ValueError, match="not those of the grid"):

@@ -1,0 +1,224 @@
+"""Reads what a study or a sweep left on disk, and says what of it is missing."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+STUDY, SWEEP = "study.json", "sweep.json"
+VERSION = 1
+# A run whose in-domain predictions have a Matthews correlation below this guesses: it failed.
+GUESSING = 0.1
+TEST, DEVELOPMENT = "test", "development"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One finished run.
+
+    start, end: the first and last line of its journal. train, evaluations: those between.
+    """
+
+    start: Mapping[str, Any]
+    train: tuple[Mapping[str, Any], ...]
+    evaluations: tuple[Mapping[str, Any], ...]
+    end: Mapping[str, Any]
+
+    @property
+    def diverged(self) -> bool:
+        """Whether its numbers stopped being finite."""
+        return self.end["status"] == "diverged"
+
+    @property
+    def failed(self) -> bool:
+        """Diverged, or no better than guessing."""
+        return self.diverged or self.end["scores"][TEST]["matthews"] < GUESSING
+
+    def score(self, data: str, metric: str = "accuracy") -> float | None:
+        """A score in [0, 1]; None if it diverged."""
+        return None if self.diverged else self.end["scores"][data][metric]
+
+    @property
+    def out_of_domain(self) -> float | None:
+        """The mean accuracy over all out-of-domain sets; None without any, or if it diverged."""
+        if self.diverged:
+            return None
+        own = (TEST, DEVELOPMENT)
+        scores = [s["accuracy"] for name, s in self.end["scores"].items() if name not in own]
+        return statistics.mean(scores) if scores else None
+
+    @property
+    def mean_drift(self) -> float | None:
+        """||w - w0|| / ||w0||, the mean over the layers of the encoder."""
+        return _layers_mean(self.end["drift"])
+
+    def mean_similarity(self, kind: str = "cka", part: str = "all") -> float | None:
+        """To the pre-trained model; over all layers, or their lower half ("early")."""
+        values = self.end["similarity"]
+        if values is None:
+            return None
+        layers = [v for name, v in values[kind].items() if name.startswith("layer_")]
+        return statistics.mean(layers[: (len(layers) + 1) // 2] if part == "early" else layers)
+
+
+def _layers_mean(values: Mapping[str, float] | None) -> float | None:
+    if values is None:
+        return None
+    return statistics.mean(v for name, v in values.items() if name.startswith("layer_"))
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study on disk.
+
+    about: study.json. runs: {size: {strategy: {seed: run}}}, in the order of study.json; of a cell
+    what is there. missing: how many runs are not.
+    """
+
+    about: Mapping[str, Any]
+    runs: Mapping[str, Mapping[str, Mapping[int, Run]]]
+    missing: int
+    directory: Path = field(compare=False)
+
+    @property
+    def strategies(self) -> list[str]:
+        """In the order to show."""
+        return list(self.about["strategies"])
+
+    @property
+    def sizes(self) -> list[str]:
+        """From the smallest to the largest, those with any run."""
+        return [size for size in self.about["sizes"] if any(self.runs[size].values())]
+
+    @property
+    def control(self) -> str:
+        """The strategy that the others are compared with."""
+        return self.about["control"]
+
+    @property
+    def out_of_domain(self) -> list[str]:
+        """Names of the data sets."""
+        return list(self.about["out_of_domain"])
+
+    def cell(self, size: str, strategy: str) -> Mapping[int, Run]:
+        """{seed: run}, empty where nothing is."""
+        return self.runs.get(size, {}).get(strategy, {})
+
+    def everything(self) -> Iterator[tuple[str, str, int, Run]]:
+        """(size, strategy, seed, run) of every run."""
+        for size, strategies in self.runs.items():
+            for strategy, seeds in strategies.items():
+                for seed, run in seeds.items():
+                    yield size, strategy, seed, run
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep on disk: sweep.json, and {(rate, decay): {seed: run}}."""
+
+    about: Mapping[str, Any]
+    runs: Mapping[tuple[float, float], Mapping[int, Run]]
+    missing: int
+    directory: Path = field(compare=False)
+
+
+def read(directory: str | Path) -> Study | Sweep:
+    """Whichever of the two is in the directory.
+
+    Raises:
+      FileNotFoundError: neither is; ValueError: files that are no journals, all of them named.
+    """
+    path = Path(directory)
+    if (path / STUDY).is_file():
+        return _read_study(path)
+    if (path / SWEEP).is_file():
+        return _read_sweep(path)
+    raise FileNotFoundError(
+        f"{directory} holds neither a study nor a sweep ({STUDY} and {SWEEP} are missing): "
+        "make one with jaxbert lab run or jaxbert lab sweep"
+    )
+
+
+def _read_study(path: Path) -> Study:
+    about = _description(path / STUDY)
+    problems: list[str] = []
+    runs, missing = {}, 0
+    for size in about["sizes"]:
+        runs[size] = {}
+        for strategy in about["strategies"]:
+            cell = _cell(path / "runs" / size / strategy, about["seeds"], problems)
+            runs[size][strategy] = cell
+            missing += len(about["seeds"]) - len(cell)
+    _complain(path, problems)
+    return Study(about, runs, missing, path)
+
+
+def _read_sweep(path: Path) -> Sweep:
+    about = _description(path / SWEEP)
+    problems: list[str] = []
+    runs, missing = {}, 0
+    for rate in about["rates"]:
+        for decay in about["decays"]:
+            cell = _cell(path / "runs" / f"{rate:g}" / f"{decay:g}", about["seeds"], problems)
+            runs[rate, decay] = cell
+            missing += len(about["seeds"]) - len(cell)
+    _complain(path, problems)
+    return Sweep(about, runs, missing, path)
+
+
+def _description(path: Path) -> dict[str, Any]:
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is no JSON: {error}") from None
+    if not isinstance(about, dict) or about.get("version") != VERSION:
+        raise ValueError(f"{path}: want version {VERSION} of the format, made by jaxbert lab")
+    return about
+
+
+def _cell(directory: Path, seeds: list[int], problems: list[str]) -> dict[int, Run]:
+    cell = {}
+    for seed in seeds:
+        path = directory / f"{seed}.jsonl"
+        if path.is_file():
+            try:
+                run = read_journal(path)
+            except ValueError as error:
+                problems.append(str(error))
+                continue
+            if run is not None:
+                cell[seed] = run
+    return cell
+
+
+def _complain(path: Path, problems: list[str]) -> None:
+    if problems:
+        raise ValueError(f"{path}: {'; '.join(problems)}; delete them and run the lab again")
+
+
+def read_journal(path: Path) -> Run | None:
+    """One run; None if it has not come to its end (its last line may be cut).
+
+    Raises:
+      ValueError: not lines of JSON.
+    """
+    lines = path.read_text(encoding="utf-8").splitlines()
+    events = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            events.append(json.loads(line))
+        except json.JSONDecodeError:
+            if number < len(lines):
+                raise ValueError(f"{path.name} line {number} is no JSON") from None
+    if not events or events[-1].get("event") != "end":
+        return None
+    return Run(
+        events[0],
+        tuple(e for e in events if e["event"] == "train"),
+        tuple(e for e in events if e["event"] == "eval"),
+        events[-1],
+    )
