@@ -15,8 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.compare import ratio_to_torch
-from benchmarks.results import read_results
+from benchmarks.results import RESULTS, read_results
 from benchmarks.workload import WORKLOADS
+from jaxbert.lab.journals import read as read_lab
+from jaxbert.lab.report import command as lab_command
+from jaxbert.lab.report import markdown as lab_markdown
 
 README = Path(__file__).parent.parent / "README.md"
 SETS = {"dev": "dev", "test": "test", "amazon": "product reviews", "nyt": "editorials",
@@ -166,7 +169,27 @@ def parity() -> str:
     return f"{table(header, rows)}\n\n`python -m benchmarks.parity`; float32."
 
 
-TABLES = {"parity": parity, "demo": demo, "speed": speed, "lr": lr, "strategies": strategies}
+def lab() -> str:
+    """Verdicts, results and differences of the committed study, and the sweep."""
+    parts = []
+    for name in ("study", "sweep"):
+        directory = RESULTS / "lab" / name
+        if directory.is_dir():
+            found = read_lab(directory)
+            missing = f" {found.missing} runs are still missing." if found.missing else ""
+            made = f"`{lab_command(found)}`, then `jaxbert lab report DIRECTORY`.{missing}"
+            parts += [lab_markdown(found), made]
+    return "\n\n".join(parts) or "Not run yet: `jaxbert lab run` does."
+
+
+TABLES = {
+    "parity": parity,
+    "demo": demo,
+    "speed": speed,
+    "lr": lr,
+    "strategies": strategies,
+    "lab": lab,
+}
 
 
 def filled(text: str) -> str:

@@ -97,7 +97,8 @@ def accuracy(study: Study) -> Any:
         for place, (name, style) in enumerate(drawn.items()):
             scores = _numbers(study.cell(size, name), lambda run: run.score(TEST))
             if not scores:
-                axis.text(place, 0.5, "none", ha="center", fontsize=7, rotation=90)
+                inside = axis.get_xaxis_transform()
+                axis.text(place, 0.5, "none", ha="center", fontsize=7, transform=inside)
                 continue
             found = mean_interval(scores)
             spread = [place + 0.3 * (i / max(1, len(scores) - 1) - 0.5) for i in range(len(scores))]
