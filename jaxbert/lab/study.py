@@ -306,7 +306,10 @@ def _describe_strategy(strategy: Strategy) -> dict[str, Any]:
 
 
 def _describe_size(laboratory: Laboratory, size: Size) -> dict[str, Any]:
-    count = len(laboratory.data.train) if size.examples is None else size.examples
+    there = len(laboratory.data.train)
+    count = there if size.examples is None else size.examples
+    if count > there:  # now, and not after an hour
+        raise ValueError(f"train size {count}: the training set has {there} examples")
     return {"examples": count, "epochs": size.epochs}
 
 
