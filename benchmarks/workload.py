@@ -94,6 +94,12 @@ FULL = [
     *_both("reviews", **_REVIEWS, torch_layout="grouped"),
     *_both("reviews-padded", **_REVIEWS, torch_layout="padded"),
 ]
+TOKENS = 4096  # of a step, at every length
+LENGTHS = [
+    work
+    for length in (32, 64, 128, 256, 512)
+    for work in _both(f"length-{length}", 1, batch=TOKENS // length, length=length)
+]
 # To try the harness out; its times say nothing.
 SMOKE = [
     *_both("smoke-train", 2, batch=4, length=16, shape=TINY),
@@ -109,7 +115,7 @@ SMOKE = [
         torch_layout="grouped",
     ),
 ]
-WORKLOADS = {workload.name: workload for workload in [*FULL, *SMOKE]}
+WORKLOADS = {workload.name: workload for workload in [*FULL, *LENGTHS, *SMOKE]}
 
 
 class Data(NamedTuple):
@@ -171,18 +177,18 @@ def _examples(workload: Workload, vocabulary: int) -> Data:
 
 
 def _reviews(count: int, workload: Workload) -> Data:
-    """So many of the demo's training sentences, drawn from the whole (they are sorted by label)."""
+    """So many of the demo's film sentences, of all splits, drawn from the whole (it is sorted)."""
     from jaxbert.data import load_demo, load_examples, load_tokenizer, tokenize
 
     demo = load_demo()
-    examples = load_examples(demo.train, label_column="label")
-    if count > len(examples.texts):
-        raise ValueError(f"examples={count}: the demo has {len(examples.texts)} sentences")
-    chosen = np.random.default_rng(workload.seed).permutation(len(examples.texts))[:count]
+    splits = [load_examples(s, label_column="label") for s in (demo.train, demo.dev, demo.test)]
+    texts = [text for split in splits for text in split.texts]
+    labels = np.concatenate([split.labels for split in splits])
+    if count > len(texts):
+        raise ValueError(f"examples={count}: the demo has {len(texts)} sentences")
+    chosen = np.random.default_rng(workload.seed).permutation(len(texts))[:count]
     examples = dataclasses.replace(
-        examples,
-        texts=tuple(examples.texts[i] for i in chosen),
-        labels=examples.labels[chosen],
+        splits[0], texts=tuple(texts[i] for i in chosen), labels=labels[chosen]
     )
     found = tokenize(examples, load_tokenizer(demo.model), workload.length)
     return Data(found.input_ids, found.offsets, found.labels)
