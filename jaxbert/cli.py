@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-BAD_INPUT, DIVERGED, INTERRUPTED = 2, 3, 130
+BAD_INPUT, DIVERGED = 2, 3
+INTERRUPTED, PREEMPTED = 130, 143  # as of a process that SIGINT or SIGTERM has ended
 SETTINGS = "finetune.json"
 
 # glibc gives large blocks back to the system after each use and faults them in again at the next:
@@ -38,10 +39,13 @@ def _guarded(args: argparse.Namespace) -> int:
     except BrokenPipeError:
         # The reader of our output has gone: nothing is wrong, but Python would complain on exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
+        preempted = type(stop).__name__ == "Preempted"
         hint = ""
         if getattr(args, "output", None) and (Path(args.output) / SETTINGS).is_file():
             hint = f"; continue with: jaxbert finetune --resume --output {args.output}"
+        if preempted:
+            return _complain(f"preempted{hint}", PREEMPTED)
         return _complain(f"stopped{hint}", INTERRUPTED)
     except (ValueError, OSError) as error:
         if args.traceback:
@@ -140,7 +144,7 @@ def _run(options: Any, *, overwrite: bool, resume: bool) -> None:
     from jaxbert.data import cache_directory, load_examples, load_tokenizer
     from jaxbert.models import BertForSequenceClassification
     from jaxbert.training import TrainConfig, Trainer
-    from jaxbert.training.record import read_run, write_run
+    from jaxbert.training.record import read_run, replace_text, write_run
     from jaxbert.weights.pretrained import model_directory
 
     _keep_compiled_programs()
@@ -176,7 +180,7 @@ def _run(options: Any, *, overwrite: bool, resume: bool) -> None:
         cache_dir=cache_directory() / "tokens",
     )
     output = Path(options.output)
-    (output / SETTINGS).write_text(options.to_json(), encoding="utf-8")
+    replace_text(output / SETTINGS, options.to_json())
     trainer.fit()
     scores = {Path(p).stem: trainer.evaluate(examples[p]) for p in examples}
     counts = {Path(p).stem: len(examples[p]) for p in examples}

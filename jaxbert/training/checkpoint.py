@@ -1,21 +1,39 @@
 """Checkpoints: the training state and the place in the data, written as one, by orbax.
 
-A checkpoint is a directory that gets its final name when it is complete, so one that is there is
-whole. Writing goes on in the background; `wait` and `close` see it done.
+A checkpoint is a directory that gets its final name when it is complete. Writing goes on in the
+background, by all processes. What is read is compared with sums taken before it was written; a
+checkpoint that is damaged is named and set aside, and the one before it is used.
 """
 
 from __future__ import annotations
 
+import json
+import logging
+import os
+import shutil
+import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from jaxbert.training.step import TrainState
 
+logger = logging.getLogger("jaxbert")
+
+_UNFINISHED = ".orbax-checkpoint-tmp"
+_DAMAGED = ".damaged"
+
+
+class _DamagedError(Exception):
+    """What is on disk is not what was written."""
+
 
 class Checkpoints:
-    """The checkpoints of a run, oldest first, at most `keep` of them.
+    """The checkpoints of a run: the `keep` newest, and the best.
 
     Args:
       directory: made when missing.
@@ -25,56 +43,154 @@ class Checkpoints:
     def __init__(self, directory: str | Path, keep: int = 2) -> None:
         import orbax.checkpoint as ocp
 
-        self._ocp = ocp
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
-        self._manager = ocp.CheckpointManager(Path(directory).absolute(), options=options)
+        self._ocp, self._directory = ocp, Path(directory).absolute()
+        for left in sorted(self._directory.glob(f"*{_UNFINISHED}*")):
+            step = left.name.partition(".")[0]
+            logger.warning("%s: checkpoint %s was never finished, deleting it", directory, step)
+        self._policy = _NewestAndBest(keep)
+        options = ocp.CheckpointManagerOptions(
+            create=True, cleanup_tmp_directories=True, preservation_policy=self._policy
+        )
+        self._manager = ocp.CheckpointManager(self._directory, options=options)
 
     @property
     def latest(self) -> int | None:
         """The step of the newest checkpoint."""
         return self._manager.latest_step()
 
-    def save(self, state: TrainState, progress: dict[str, Any]) -> None:
-        """Writes the state, and where the run is (JSON), under the state's step.
+    def save(self, state: TrainState, notes: dict[str, Any], best: int | None = None) -> None:
+        """Writes the state, and what belongs to it (JSON), under the state's step.
 
         The arrays are copied before this returns, so the state may be donated afterwards.
+
+        Args:
+          best: the step of the best checkpoint so far, which is kept.
         """
         step = int(state.step)
+        self._policy.best = best
         if step == self.latest:
             return
+        contents = {"shapes": _shapes(state), "sum": int(_sum(state)), "notes": notes}
         args = self._ocp.args
         items = args.Composite(
-            state=args.StandardSave(state._asdict()), progress=args.JsonSave(progress)
+            state=args.StandardSave(state._asdict()),
+            contents=args.JsonSave({"crc32": _crc32(contents), **contents}),
         )
         self._manager.save(step, args=items, force=True)
 
     def restore(self, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
-        """The newest state, bit for bit, and its progress.
+        """The newest state that is whole, bit for bit, and its notes.
 
         Args:
-          like: a state of the same shapes (arrays or `jax.ShapeDtypeStruct`s).
+          like: a state of the same shapes, on the devices and split the way that it will be.
 
         Raises:
-          FileNotFoundError: there is none. ValueError: it is of another model or optimizer.
+          FileNotFoundError: there is none. ValueError: it is of another model or optimizer, or
+            all are damaged.
         """
-        if self.latest is None:
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        if not steps:
             raise FileNotFoundError(
-                f"{self._manager.directory}: no checkpoint to resume from; start without --resume"
+                f"{self._directory}: no checkpoint to resume from; start without --resume"
             )
-        args = self._ocp.args
-        abstract = jax.tree.map(self._ocp.utils.to_shape_dtype_struct, like._asdict())
-        wanted = args.Composite(state=args.StandardRestore(abstract), progress=args.JsonRestore())
-        try:
-            found = self._manager.restore(self.latest, args=wanted)
-        except (ValueError, KeyError) as error:
-            raise ValueError(
-                f"{self._manager.directory}: checkpoint {self.latest} does not fit this model and "
-                f"optimizer: {str(error).splitlines()[0]}; resume with the configuration it was "
-                "written with"
-            ) from error
-        return TrainState(**found["state"]), found["progress"]
+        for step in steps:
+            try:
+                return self._read(step, like)
+            except _DamagedError as error:
+                logger.warning(
+                    "%s: checkpoint %d is damaged (%s), it is now called %d%s; trying the one "
+                    "before", self._directory, step, error, step, _DAMAGED,
+                )  # fmt: skip
+                self._set_aside(step)
+        raise ValueError(
+            f"{self._directory}: every checkpoint is damaged ({', '.join(map(str, steps))}); "
+            "train again with --overwrite"
+        )
 
     def close(self) -> None:
         """Waits until all is written."""
         self._manager.wait_until_finished()
         self._manager.close()
+
+    def _read(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
+        contents = self._item(step, "contents", self._ocp.args.JsonRestore())
+        if not isinstance(contents, dict) or contents.pop("crc32", None) != _crc32(contents):
+            raise _DamagedError("its description has changed")
+        wanted = _shapes(like)
+        if contents["shapes"] != wanted:
+            differ = sorted(dict(contents["shapes"].items() ^ wanted.items()))
+            raise ValueError(
+                f"{self._directory}: checkpoint {step} does not fit this model and optimizer: "
+                f"{len(differ)} arrays differ, {differ[0]} for one; resume with the configuration "
+                "it was written with"
+            )
+        abstract = jax.tree.map(self._ocp.utils.to_shape_dtype_struct, like._asdict())
+        state = TrainState(**self._item(step, "state", self._ocp.args.StandardRestore(abstract)))
+        if int(_sum(state)) != contents["sum"]:
+            raise _DamagedError("its arrays have changed")
+        return state, contents["notes"]
+
+    def _item(self, step: int, name: str, how: Any) -> Any:
+        try:
+            return {**self._manager.restore(step, args=self._ocp.args.Composite(**{name: how}))}[
+                name
+            ]
+        # Whatever a damaged file makes the libraries raise: there is no list of it.
+        except Exception as error:
+            raise _DamagedError(f"{type(error).__name__}: {str(error).splitlines()[0]}") from error
+
+    def _set_aside(self, step: int) -> None:
+        """Out of the way of the checkpoints to come; not deleted, a disk may yet recover."""
+        if jax.process_index() == 0:
+            target = self._directory / f"{step}{_DAMAGED}"
+            shutil.rmtree(target, ignore_errors=True)
+            os.replace(self._directory / str(step), target)
+        self._ocp.multihost.sync_global_processes(f"set aside {step}")
+        self._manager.reload()
+
+
+class _NewestAndBest:
+    """An orbax preservation policy."""
+
+    def __init__(self, keep: int) -> None:
+        self._keep = keep
+        self.best: int | None = None
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        """For each checkpoint, oldest first, whether it stays."""
+        del context
+        oldest = len(checkpoints) - self._keep
+        return [i >= oldest or info.step == self.best for i, info in enumerate(checkpoints)]
+
+
+def _shapes(state: TrainState) -> dict[str, str]:
+    """{path: "float32[3, 5]"} of every array."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(state._asdict())
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): f"{leaf.dtype}{[*leaf.shape]}"
+        for path, leaf in leaves
+    }
+
+
+def _crc32(value: Any) -> int:
+    return zlib.crc32(json.dumps(value, sort_keys=True).encode())
+
+
+@jax.jit
+def _sum(tree: Any) -> jax.Array:
+    """[] uint32: a sum that differs if any one element does, however the arrays are split up.
+
+    Every element's bits are multiplied by an odd number of their own; integers add up to the same
+    in any order.
+    """
+    total = jnp.zeros((), jnp.uint32)
+    for leaf in jax.tree.leaves(tree):
+        bits = jax.lax.bitcast_convert_type(leaf, np.dtype(f"uint{8 * leaf.dtype.itemsize}"))
+        place = jnp.zeros(leaf.shape, jnp.uint32)
+        for axis, size in enumerate(leaf.shape):
+            place = place * size + jax.lax.broadcasted_iota(jnp.uint32, leaf.shape, axis)
+        odd = (place * jnp.uint32(0x9E3779B9) << 1) | 1
+        total = total * jnp.uint32(0x21F0AAAD) + (bits.astype(jnp.uint32) * odd).sum(
+            dtype=jnp.uint32
+        )
+    return total

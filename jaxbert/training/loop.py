@@ -15,6 +15,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple, Self
 
 import jax
@@ -29,6 +30,10 @@ from jaxbert.training.record import Record
 from jaxbert.training.step import Params, TrainState, all_finite
 
 logger = logging.getLogger("jaxbert")
+
+
+class Preempted(KeyboardInterrupt):
+    """SIGTERM: the machine is being taken away. What there was to save is saved."""
 
 
 class DivergedError(RuntimeError):
@@ -105,15 +110,16 @@ class Loop:
     def restore(self) -> None:
         """Goes where the newest checkpoint is; stays at the beginning where there is none."""
         if self._checkpoints is not None and self._checkpoints.latest is not None:
-            self.state, progress = self._checkpoints.restore(self.state)
-            self.progress = Progress(**progress)
+            self.state, notes = self._checkpoints.restore(self.state)
+            self.progress = Progress(**notes["progress"])
 
     def run(self, record: Record) -> None:
         """Trains until all epochs are done or patience is over.
 
         Raises:
           DivergedError: something is no longer finite; no checkpoint is written from there on.
-          KeyboardInterrupt: on Ctrl-C, after the present step, with a checkpoint written.
+          KeyboardInterrupt: on Ctrl-C, after the present step, with a checkpoint written; on
+            SIGTERM the subclass `Preempted`.
         """
         from tqdm.contrib.logging import logging_redirect_tqdm
 
@@ -182,7 +188,7 @@ class Loop:
         if self._interruption.asked or self._wants_checkpoint(step):
             self._save()
         if self._interruption.asked:
-            raise KeyboardInterrupt
+            raise self._interruption.asked
 
     def _logs(self, step: int) -> bool:
         return step % self.config.log_every == 0 or step % self.steps_per_epoch == 0
@@ -262,7 +268,11 @@ class Loop:
         # The loss is of the parameters before the step; what is saved is those after it.
         if not all_finite(self.state.params):
             raise self._diverged(f"step {self.progress.step}: parameters are not finite")
-        self._checkpoints.save(self.state, dataclasses.asdict(self.progress))
+        notes = {
+            "progress": dataclasses.asdict(self.progress),
+            "config": dataclasses.asdict(self.config),
+        }
+        self._checkpoints.save(self.state, notes, best=self.progress.best_step or None)
 
     def _bar(self) -> Any:
         from tqdm import tqdm
@@ -310,30 +320,36 @@ class _Window:
 
 
 class _Interruption:
-    """Turns Ctrl-C into a request that the loop grants between two steps; a second one is final."""
+    """Turns Ctrl-C and SIGTERM into a request that the loop grants between two steps.
+
+    A second one is final. `asked` is what the loop then raises, None before.
+    """
+
+    _MEANING = MappingProxyType({signal.SIGINT: KeyboardInterrupt, signal.SIGTERM: Preempted})
 
     def __init__(self) -> None:
-        self.asked = False
+        self.asked: type[KeyboardInterrupt] | None = None
         self._at_once = False
-        self._previous: Any = None
+        self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            self._previous = signal.signal(signal.SIGINT, self._ask)
+            self._previous = {sign: signal.signal(sign, self._ask) for sign in self._MEANING}
         return self
 
     def __exit__(self, *_: Any) -> None:
-        if self._previous is not None:
-            signal.signal(signal.SIGINT, self._previous)
+        for sign, handler in self._previous.items():
+            signal.signal(sign, handler)
 
-    def _ask(self, *_: Any) -> None:
-        final, self.asked = self.asked or self._at_once, True
+    def _ask(self, sign: int, *_: Any) -> None:
+        final = self._at_once or self.asked is not None
+        self.asked = self._MEANING[signal.Signals(sign)]
         if final:
-            raise KeyboardInterrupt
+            raise self.asked
 
     @contextlib.contextmanager
     def at_once(self) -> Iterator[None]:
-        """Inside, nothing would be lost: the first Ctrl-C raises KeyboardInterrupt."""
+        """Inside, nothing would be lost: the first signal is final."""
         self._at_once = True
         try:
             yield

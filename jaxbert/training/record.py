@@ -68,10 +68,10 @@ def prepare(directory: Path, *, overwrite: bool) -> None:
 
 def write_run(directory: Path, run: dict[str, Any]) -> None:
     """Writes run.json, all at once or not at all."""
-    _replace(directory / RUN, json.dumps(run, indent=2, allow_nan=False) + "\n")
+    replace_text(directory / RUN, json.dumps(run, indent=2, allow_nan=False) + "\n")
 
 
-def _replace(path: Path, text: str) -> None:
+def replace_text(path: Path, text: str) -> None:
     """Another process, also one that comes after a crash, sees the old file or the new one."""
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_text(text, encoding="utf-8")
@@ -106,7 +106,7 @@ class Record:
         from tensorboardX import SummaryWriter
 
         path = directory / METRICS
-        _replace(path, "".join(_lines_until(path, {"train": step, "eval": evaluated})))
+        replace_text(path, "".join(_lines_until(path, {"train": step, "eval": evaluated})))
         self._lines = path.open("a", encoding="utf-8")
         self._events = SummaryWriter(str(directory / EVENTS), purge_step=step + 1)
 

@@ -23,7 +23,7 @@ from jaxbert.optim.layers import leaf_paths, reinitialised_paths
 from jaxbert.training import inference, metrics, parallel, record
 from jaxbert.training.checkpoint import Checkpoints
 from jaxbert.training.config import TrainConfig
-from jaxbert.training.loop import DivergedError, Evaluation, Loop
+from jaxbert.training.loop import DivergedError, Evaluation, Loop, Preempted
 from jaxbert.training.losses import LOSSES
 from jaxbert.training.step import Params, init_state, make_eval_step, make_train_step
 
@@ -115,7 +115,8 @@ class Trainer:
 
         Raises:
           DivergedError: the loss is no longer finite; the last good checkpoint is kept.
-          KeyboardInterrupt: on Ctrl-C, after the present step, with a checkpoint written.
+          KeyboardInterrupt: on Ctrl-C, after the present step, with a checkpoint written; on
+            SIGTERM the subclass `Preempted`.
         """
         if self._train is None:
             raise ValueError("fit() needs training examples: Trainer(..., train=examples)")
@@ -137,8 +138,8 @@ class Trainer:
             loop.run(lines)
             self._params = self._chosen(loop)
             status = "finished"
-        except KeyboardInterrupt:
-            status = "interrupted"
+        except KeyboardInterrupt as stop:
+            status = "preempted" if isinstance(stop, Preempted) else "interrupted"
             raise
         except DivergedError:
             status = "diverged"

@@ -12,6 +12,7 @@ from jaxbert.models import BertForSequenceClassification, split_model
 from jaxbert.optim import OptimizerConfig
 from jaxbert.training import DivergedError, Trainer, loop, parallel
 from jaxbert.training.checkpoint import Checkpoints
+from jaxbert.training.loop import Preempted
 
 SETTINGS = dict(evaluation=CLASSES, layout="packed", eval_every=3, epochs=2)
 
@@ -22,6 +23,10 @@ class PowerCutError(Exception):
 
 def press_ctrl_c():
     os.kill(os.getpid(), signal.SIGINT)
+
+
+def preempt():
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def fail():
@@ -103,6 +108,8 @@ STOPS = {
     "before an evaluation": (at_step, 3, press_ctrl_c, KeyboardInterrupt, 3),
     "in an evaluation": (at_evaluation, 6, press_ctrl_c, KeyboardInterrupt, 6),
     "after the last step": (at_step, 8, press_ctrl_c, KeyboardInterrupt, 8),
+    "preempted": (at_step, 5, preempt, Preempted, 5),
+    "preempted in an evaluation": (at_evaluation, 6, preempt, Preempted, 6),
     "power cut": (at_step, 5, fail, PowerCutError, 3),
     "power cut in an evaluation": (at_evaluation, 6, fail, PowerCutError, 3),
     "power cut at once": (at_step, 1, fail, PowerCutError, None),
@@ -114,13 +121,13 @@ def test_resumed_is_uninterrupted_bit_for_bit(tokenizer, tmp_path, monkeypatch, 
     where, step, do, error, saved = stop
     output = tmp_path / "out"
     first = tiny.trainer(tokenizer, output=output, **SETTINGS)
-    handler = signal.getsignal(signal.SIGINT)
+    handlers = [signal.getsignal(sign) for sign in (signal.SIGINT, signal.SIGTERM)]
     with monkeypatch.context() as patch:
         where(patch, step, do)
         with pytest.raises(error):
             first.fit()
-    assert signal.getsignal(signal.SIGINT) is handler
-    status = "interrupted" if error is KeyboardInterrupt else "failed"
+    assert [signal.getsignal(sign) for sign in (signal.SIGINT, signal.SIGTERM)] == handlers
+    status = {KeyboardInterrupt: "interrupted", Preempted: "preempted"}.get(error, "failed")
     run = tiny.run_json(output)
     assert (run["status"], run["step"]) == (status, step)
     checkpoints = Checkpoints(output / "checkpoints")

@@ -153,8 +153,9 @@ def test_without_a_directory_nothing_is_written(tokenizer, tmp_path, monkeypatch
 def test_a_checkpoint_of_another_optimizer_says_so(tokenizer, a_run):
     adam = tiny.trainer(tokenizer, epochs=1)._loop(None).state
     checkpoints = Checkpoints(a_run / "checkpoints")
-    state, progress = checkpoints.restore(adam)
-    assert (int(state.step), progress["step"]) == (4, 4)
+    state, notes = checkpoints.restore(adam)
+    assert (int(state.step), notes["progress"]["step"]) == (4, 4)
+    assert notes["config"]["seed"] == 5
     plain = tiny.trainer(tokenizer, epochs=1, optimizer=tiny.PLAIN)._loop(None).state
     with pytest.raises(ValueError, match="checkpoint 4 does not fit this model and optimizer"):
         checkpoints.restore(plain)

@@ -1,0 +1,31 @@
+"""A training run in a process of its own, for tests that kill it; its imports are done once."""
+
+import os
+import signal
+from pathlib import Path
+
+import orbax.checkpoint  # noqa: F401  what a run imports late: here, the server forks after it
+import sklearn.metrics  # noqa: F401
+import tensorboardX  # noqa: F401
+import tiny
+import tqdm.contrib.logging  # noqa: F401
+
+from jaxbert.data import load_tokenizer
+
+EVERY = 3
+SETTINGS = dict(epochs=15, checkpoint_every=EVERY, eval_every=6, evaluation=tiny.CLASSES)
+
+
+def train(output, tokenizer, programs):
+    """Begins, or goes on with, the run in `output`."""
+    import jax
+
+    # pytest's way of handling signals is not for a process that is to die of them.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    jax.config.update("jax_compilation_cache_dir", programs)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_disable_most_optimizations", True)
+    resume = (Path(output) / "run.json").is_file()
+    made = tiny.trainer(load_tokenizer(tokenizer), output=output, resume=resume, **SETTINGS)
+    made.fit()
+    os._exit(0)  # the interpreter's own end takes longer than the run
