@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from jaxbert.models.config import BertConfig, Compute
-from jaxbert.models.dropout import Dropout, attention_dropout
+from jaxbert.models.dropout import Dropout, attention_bits, masked, recomputed
 from jaxbert.models.primitives import Linear, product
 
 Array = jax.Array
@@ -25,28 +27,92 @@ def attention(
     dropout: Dropout | None = None,
     compute: Compute = Compute(),  # noqa: B008 (frozen)
 ) -> Array:
-    """softmax(query @ key^T / sqrt(H)) @ value, the softmax in float32.
+    """softmax(query @ key^T / sqrt(H)) @ value for each head, the softmax in float32.
 
     Args:
-      query, key, value: [B, N, L, H].
+      query, key, value: [B, L, N, H].
       attention_mask: [B, L] 1 = may be attended to, 0 = padding.
       segment_ids: [B, L] int; a token sees the tokens of its own segment. Excludes attention_mask.
       rate, site, dropout: of the dropout on the attention probabilities.
 
     Returns:
-      [B, N, L, H] in `compute.activation_dtype`.
+      [B, L, N, H] in `compute.activation_dtype`.
 
     Reference: transformers' `eager_attention_forward` (BERT). A query with no key to attend to
     attends to all equally there and here, instead of giving NaN.
     """
-    scores = product("bnqh,bnkh->bnqk", query * query.shape[-1] ** -0.5, key, compute)
-    scores = scores.astype(jnp.float32)
     visible = _visible(attention_mask, segment_ids)
+    bits = attention_bits(query.shape[2], rate, site, dropout)
+    return _attend(compute, rate, query * query.shape[-1] ** -0.5, key, value, visible, bits)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _attend(compute: Compute, rate: float, query, key, value, visible, bits) -> Array:
+    """`attention` of a scaled query, given which keys are visible and the bits of dropout."""
+    return _attend_forward(compute, rate, query, key, value, visible, bits)[0]
+
+
+# Both passes are written out so that every one of the six products, backward too, is of a left
+# [.., M, K] by a right [.., K, P]: bfloat16 on CPUs has fast products for these only, and turning
+# operands of width H around is cheaper than turning probabilities. For the same reason the backward
+# pass takes the gradients of key and value as [B, N, H, L].
+
+
+def _attend_forward(compute, rate, query, key, value, visible, bits):
+    # The empty arrays carry the dtypes the gradients must have.
+    like = [jnp.zeros((0,), x.dtype) for x in (query, key, value)]
+    query, key, value = (x.astype(compute.operand_dtype) for x in (query, key, value))
+    scores = _matmul(_rows(query), _columns(key), compute)
+    scores = scores.astype(jnp.float32)
     if visible is not None:
         scores = jnp.where(visible, scores, jnp.finfo(jnp.float32).min)
     probabilities = jax.nn.softmax(scores, axis=-1)
-    probabilities = attention_dropout(probabilities, rate, site, dropout)
-    return product("bnqk,bnkh->bnqh", probabilities, value, compute)
+    out = _matmul(masked(probabilities, bits, rate), _rows(value), compute)
+    out = out.swapaxes(1, 2)
+    kept = probabilities.astype(compute.operand_dtype)
+    return out, (query, key, value, visible, bits, kept, out, like)
+
+
+def _attend_backward(compute, rate, residuals, g):
+    query, key, value, visible, bits, probabilities, out, like = residuals
+    bits = recomputed(bits)
+    # sum over keys of probability * its gradient, by way of the output: H terms and not L.
+    mean = (g.astype(jnp.float32) * out).sum(axis=-1, keepdims=True).swapaxes(1, 2)
+    g = g.astype(compute.operand_dtype)
+    d_dropped = _matmul(_rows(g), _columns(value), compute)
+    d_scores = probabilities * (masked(d_dropped.astype(jnp.float32), bits, rate) - mean)
+    if visible is not None:
+        d_scores = jnp.where(visible, d_scores, 0)
+    d_scores = d_scores.astype(compute.operand_dtype)
+    d_query = _matmul(d_scores, _rows(key), compute).transpose(0, 2, 1, 3)
+    d_key = _matmul(_columns(query), d_scores, compute).transpose(0, 3, 1, 2)
+    dropped = masked(probabilities, bits, rate)
+    d_value = _matmul(_columns(g), dropped, compute).transpose(0, 3, 1, 2)
+    grads = (d.astype(x.dtype) for d, x in zip((d_query, d_key, d_value), like, strict=True))
+    return (*grads, None, None)
+
+
+_attend.defvjp(_attend_forward, _attend_backward)
+
+
+def _matmul(a: Array, b: Array, compute: Compute) -> Array:
+    """[B, N, M, K] @ [B, N, K, P]."""
+    if not compute.on_cpu or compute.operand_dtype == jnp.float32:
+        return product("bnmk,bnkp->bnmp", a, b, compute)
+    # XLA would make a transposition of an operand part of the product, and find no bfloat16 product
+    # for what comes out; past a reshape it does not.
+    heads = (x.reshape(-1, *x.shape[2:]) for x in (a, b))
+    return product("gmk,gkp->gmp", *heads, compute).reshape(*a.shape[:3], b.shape[3])
+
+
+def _rows(x: Array) -> Array:
+    """[B, L, N, H] -> [B, N, L, H]."""
+    return x.transpose(0, 2, 1, 3)
+
+
+def _columns(x: Array) -> Array:
+    """[B, L, N, H] -> [B, N, H, L]."""
+    return x.transpose(0, 2, 3, 1)
 
 
 def _visible(attention_mask: Array | None, segment_ids: Array | None) -> Array | None:
@@ -103,8 +169,8 @@ class SelfAttention(nnx.Module):
             dropout=dropout,
             compute=self.compute,
         )
-        return self.output(context.swapaxes(1, 2).reshape(x.shape))
+        return self.output(context.reshape(x.shape))
 
     def _split_heads(self, x: Array) -> Array:
-        """[B, L, D] -> [B, N, L, H]."""
-        return x.reshape(*x.shape[:2], self.heads, -1).swapaxes(1, 2)
+        """[B, L, D] -> [B, L, N, H]."""
+        return x.reshape(*x.shape[:2], self.heads, -1)

@@ -218,11 +218,14 @@ class Compute:
       param_dtype: in which parameters are kept.
       gradient_checkpointing: keep only each layer's input for the backward pass and compute the
         rest again: less memory, about a third more time.
+      platform: "cpu", "gpu" or "tpu", for which the program is written where that matters; None =
+        JAX's default one. Only to compile for another than that.
     """
 
     dtype: str = "float32"
     param_dtype: str = "float32"
     gradient_checkpointing: bool = False
+    platform: str | None = None
 
     def __post_init__(self) -> None:
         allowed = ("float32", "bfloat16", "float16")
@@ -233,6 +236,11 @@ class Compute:
         ]
         if wrong:
             raise ValueError(f"{', '.join(wrong)}: choose one of {', '.join(allowed)}")
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether the program is for a CPU."""
+        return (self.platform or jax.default_backend()) == "cpu"
 
     @property
     def operand_dtype(self) -> jnp.dtype:
@@ -246,4 +254,4 @@ class Compute:
         Accelerators keep them in `dtype`. CPUs keep float32: there a product that writes float32
         is 2 to 3 times as fast as one that rounds its result to bfloat16.
         """
-        return jnp.dtype(jnp.float32) if jax.default_backend() == "cpu" else self.operand_dtype
+        return jnp.dtype(jnp.float32) if self.on_cpu else self.operand_dtype

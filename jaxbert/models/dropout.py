@@ -64,17 +64,19 @@ def dropout(x: jax.Array, rate: float, site: int, state: Dropout | None) -> jax.
     """
     if state is None or rate == 0:
         return x
-    return _drop(x, _token_bits(site, state)[..., None], _feature_bits(x.shape[-1]), rate)
+    bits = _token_bits(site, state)[..., None], _feature_bits(x.shape[-1])
+    return _drop(rate, x, bits)
 
 
-def attention_dropout(x: jax.Array, rate: float, site: int, state: Dropout | None) -> jax.Array:
-    """`dropout` for attention probabilities [B, N, L (queries), L (keys)]."""
+Bits = tuple[jax.Array, jax.Array]
+
+
+def attention_bits(heads: int, rate: float, site: int, state: Dropout | None) -> Bits | None:
+    """For `masked` attention probabilities [B, N, L, L]: of queries and of keys; None for none."""
     if state is None or rate == 0:
-        return x
-    heads = _feature_bits(x.shape[1])[:, None]
-    queries = mix(_token_bits(site, state)[:, None, :] ^ heads)[..., None]
-    keys = mix(state.token_index)[:, None, None, :]
-    return _drop(x, queries, keys, rate)
+        return None
+    queries = mix(_token_bits(site, state)[:, None, :] ^ _feature_bits(heads)[:, None])
+    return queries[..., None], mix(state.token_index)[:, None, None, :]
 
 
 def _token_bits(site: int, state: Dropout) -> jax.Array:
@@ -86,25 +88,34 @@ def _feature_bits(size: int) -> jax.Array:
     return mix(jnp.arange(size, dtype=jnp.uint32) * _GOLDEN)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(3,))
-def _drop(x: jax.Array, rows: jax.Array, columns: jax.Array, rate: float) -> jax.Array:
-    return _masked(x, rows, columns, rate)
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _drop(rate: float, x: jax.Array, bits: Bits) -> jax.Array:
+    return masked(x, bits, rate)
 
 
-def _masked(x: jax.Array, rows: jax.Array, columns: jax.Array, rate: float) -> jax.Array:
-    keep = mix(rows ^ columns) < jnp.uint32(min(round((1 - rate) * 2**32), 2**32 - 1))
+def masked(x: jax.Array, bits: Bits | None, rate: float) -> jax.Array:
+    """Drops by bits of rows and columns that broadcast to x; not to be differentiated."""
+    if bits is None:
+        return x
+    keep = mix(bits[0] ^ bits[1]) < jnp.uint32(min(round((1 - rate) * 2**32), 2**32 - 1))
     return jnp.where(keep, x * jnp.asarray(1 / (1 - rate), x.dtype), jnp.zeros((), x.dtype))
 
 
-def _drop_forward(x, rows, columns, rate):
-    return _masked(x, rows, columns, rate), (rows, columns)
+def _drop_forward(rate, x, bits):
+    return masked(x, bits, rate), bits
 
 
-def _drop_backward(rate, residuals, g):
-    # Without the barrier the compiler sees the same expression in both passes, computes it once
-    # and stores it: a mask as large as the activations, read back from memory.
-    rows, columns = lax.optimization_barrier(residuals)
-    return _masked(g, rows, columns, rate), None, None
+def _drop_backward(rate, bits, g):
+    return masked(g, recomputed(bits), rate), None
+
+
+def recomputed(bits: Bits | None) -> Bits | None:
+    """The same bits, for the backward pass.
+
+    Without the barrier the compiler sees the same expression in both passes, computes it once and
+    stores it: a mask as large as the activations, read back from memory.
+    """
+    return lax.optimization_barrier(bits)
 
 
 _drop.defvjp(_drop_forward, _drop_backward)

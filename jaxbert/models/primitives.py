@@ -60,35 +60,36 @@ def product(spec: str, a: Array, b: Array, compute: Compute) -> Array:
     if compute.operand_dtype == jnp.float32:
         # float32 means float32: accelerators would otherwise round the operands.
         return jnp.einsum(spec, a, b, precision=lax.Precision.HIGHEST)
-    out = _product(spec, compute.operand_dtype.name, a, b)
-    return out.astype(compute.activation_dtype)
+    return _product(spec, compute, a, b).astype(compute.activation_dtype)
 
 
 _LINEAR = "id,df->if"
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _product(spec: str, dtype: str, a: Array, b: Array) -> Array:
-    return jnp.einsum(spec, a.astype(dtype), b.astype(dtype), preferred_element_type=jnp.float32)
+def _product(spec: str, compute: Compute, a: Array, b: Array) -> Array:
+    low = (x.astype(compute.operand_dtype) for x in (a, b))
+    return jnp.einsum(spec, *low, preferred_element_type=jnp.float32)
 
 
-def _product_forward(spec, dtype, a, b):
-    low_a, low_b = a.astype(dtype), b.astype(dtype)
+def _product_forward(spec, compute, a, b):
+    low_a, low_b = a.astype(compute.operand_dtype), b.astype(compute.operand_dtype)
     # The empty arrays carry the dtypes the gradients must have.
     like = jnp.zeros((0,), a.dtype), jnp.zeros((0,), b.dtype)
-    return _product(spec, dtype, low_a, low_b), (low_a, low_b, *like)
+    return _product(spec, compute, low_a, low_b), (low_a, low_b, *like)
 
 
-def _product_backward(spec, dtype, residuals, g):
+def _product_backward(spec, compute, residuals, g):
     # Written out because JAX's own transpose would multiply float32 by bfloat16 and round the
     # result to bfloat16, which is slow on CPUs and loses the accumulated bits everywhere.
     a, b, like_a, like_b = residuals
     (in_a, in_b), out = spec.split("->")[0].split(","), spec.split("->")[1]
-    grad_a = _product(f"{out},{in_b}->{in_a}", dtype, g, b)
-    if spec == _LINEAR and jax.default_backend() == "cpu":
-        grad_b = _product("di,if->df", dtype, _tiled_transpose(a), g.astype(dtype))
+    grad_a = _product(f"{out},{in_b}->{in_a}", compute, g, b)
+    if spec == _LINEAR and compute.on_cpu:
+        rounded = g.astype(compute.operand_dtype)
+        grad_b = _product("di,if->df", compute, _tiled_transpose(a), rounded)
     else:
-        grad_b = _product(f"{in_a},{out}->{in_b}", dtype, a, g)
+        grad_b = _product(f"{in_a},{out}->{in_b}", compute, a, g)
     return grad_a.astype(like_a.dtype), grad_b.astype(like_b.dtype)
 
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxbert.models.dropout import Dropout, attention_dropout, dropout, dropout_key, mix
+from jaxbert.models.dropout import Dropout, attention_bits, dropout, dropout_key, masked, mix
 
 RATE = 0.1
 
@@ -18,6 +18,12 @@ def state(rows=64, length=128, seed=0, step=0, first=0):
 def kept(site=1, width=96, rate=RATE, **kwargs):
     s = state(**kwargs)
     return np.asarray(dropout(jnp.ones((*s.token_index.shape, width)), rate, site, s)) != 0
+
+
+def attention_kept(s, heads=12):
+    bits = attention_bits(heads, RATE, 1, s)
+    rows, length = s.token_index.shape
+    return np.asarray(masked(jnp.ones((rows, heads, length, length)), bits, RATE)) != 0
 
 
 def correlation(a, b):
@@ -36,9 +42,8 @@ def test_rate_and_scale(rate):
 
 
 def test_attention_rate():
-    s = state(rows=8)
-    out = np.asarray(attention_dropout(jnp.ones((8, 12, 128, 128)), RATE, 1, s))
-    assert abs(((out == 0).mean() - RATE) / np.sqrt(RATE * (1 - RATE) / out.size)) < 4
+    mask = attention_kept(state(rows=8))
+    assert abs(((~mask).mean() - RATE) / np.sqrt(RATE * (1 - RATE) / mask.size)) < 4
 
 
 def test_masks_of_sites_steps_and_seeds_are_independent():
@@ -57,8 +62,7 @@ def test_neighbours_are_independent():
 
 
 def test_attention_neighbours_and_heads_are_independent():
-    s = state(rows=8)
-    mask = np.asarray(attention_dropout(jnp.ones((8, 12, 128, 128)), RATE, 1, s)) != 0
+    mask = attention_kept(state(rows=8))
     for axis in range(4):
         for lag in (1, 2, 4):
             head = np.take(mask, range(mask.shape[axis] - lag), axis)

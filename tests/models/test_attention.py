@@ -1,0 +1,72 @@
+"""Attention against the plain formula under JAX's own differentiation: values and gradients."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxbert.models import Compute, Dropout, dropout_key
+from jaxbert.models.attention import attention
+from jaxbert.models.dropout import attention_bits, masked
+
+RATE, SITE = 0.3, 4
+ROWS, LENGTH, HEADS, WIDTH = 2, 16, 3, 8
+RNG = np.random.default_rng(0)
+MASK = np.arange(LENGTH) < np.array([[16], [11]])
+SEGMENTS = np.array([[1] * 7 + [2] * 9, [1] * 5 + [2] * 6 + [0] * 5])
+STATE = Dropout(dropout_key(0, 1), jnp.arange(ROWS * LENGTH, dtype=jnp.uint32).reshape(ROWS, -1))
+VISIBLE = {
+    "all": ({}, None),
+    "mask": ({"attention_mask": MASK}, MASK[:, None, None]),
+    "segments": ({"segment_ids": SEGMENTS}, (SEGMENTS[:, :, None] == SEGMENTS[:, None])[:, None]),
+}
+
+
+def plain(query, key, value, visible, state):
+    """As a textbook writes it; `masked` is differentiable where its argument is not zero."""
+    scores = jnp.einsum("bqnh,bknh->bnqk", query, key) / np.sqrt(WIDTH)
+    if visible is not None:
+        scores = jnp.where(visible, scores, -1e30)
+    probabilities = jax.nn.softmax(scores)
+    bits = attention_bits(HEADS, RATE, SITE, state)
+    return jnp.einsum("bnqk,bknh->bqnh", masked(probabilities, bits, RATE), value)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("platform", ["cpu", "tpu"])
+@pytest.mark.parametrize("state", [None, STATE], ids=["still", "dropout"])
+@pytest.mark.parametrize("seen", VISIBLE)
+def test_values_and_gradients(seen, state, platform, dtype):
+    inputs, visible = VISIBLE[seen]
+    arrays = RNG.normal(size=(4, ROWS, LENGTH, HEADS, WIDTH)).astype(np.float32)
+    if dtype == "bfloat16":
+        arrays = np.asarray(jnp.asarray(arrays, dtype), np.float32)
+    query, key, value, weight = arrays
+    compute = Compute(dtype=dtype, platform=platform)
+
+    def total(query, key, value):
+        out = attention(
+            query,
+            key,
+            value,
+            **inputs,
+            rate=RATE,
+            site=SITE,
+            dropout=state,
+            compute=compute,
+        )
+        assert out.dtype == compute.activation_dtype
+        return (out.astype(jnp.float32) * weight).sum(), out
+
+    def wanted(query, key, value):
+        out = plain(query, key, value, visible, state)
+        return (out * weight).sum(), out
+
+    got, want = (
+        jax.jit(jax.value_and_grad(f, argnums=(0, 1, 2), has_aux=True))(query, key, value)
+        for f in (total, wanted)
+    )
+    # bfloat16 rounds operands to 8 bits, of numbers up to about 4.
+    tolerance = 1e-5 if dtype == "float32" else 6e-2
+    for a, b in zip(jax.tree.leaves(got)[1:], jax.tree.leaves(want)[1:], strict=True):
+        np.testing.assert_allclose(np.float32(a), b, rtol=0, atol=tolerance)
