@@ -7,11 +7,12 @@ import json
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-BAD_INPUT, DIVERGED = 2, 3
+BAD_INPUT, DIVERGED, LOST = 2, 3, 4
 INTERRUPTED, PREEMPTED = 130, 143  # as of a process that SIGINT or SIGTERM has ended
 SETTINGS = "finetune.json"
 
@@ -29,7 +30,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv is None:
         _restart_with_allocator()
     _prepare()
-    return _guarded(args)
+    if not getattr(args, "distributed", False):
+        return _guarded(args)
+    try:
+        status = _guarded(args)
+    except Exception:
+        traceback.print_exc()
+        status = 1
+    if status in (1, BAD_INPUT, LOST):
+        # An ordinary end would wait for the other processes, and they wait for this one.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    return status
 
 
 def _guarded(args: argparse.Namespace) -> int:
@@ -52,9 +65,10 @@ def _guarded(args: argparse.Namespace) -> int:
             raise
         return _complain(str(error), BAD_INPUT)
     except RuntimeError as error:
-        if type(error).__name__ != "DivergedError":
+        status = {"DivergedError": DIVERGED, "LostProcessError": LOST}.get(type(error).__name__)
+        if status is None:
             raise
-        return _complain(str(error), DIVERGED)
+        return _complain(str(error), status)
     return 0
 
 
@@ -136,7 +150,14 @@ def _finetune(args: argparse.Namespace) -> None:
         if not path.is_file():
             raise FileNotFoundError(f"{args.output} holds no run to resume ({SETTINGS} is missing)")
         flags = flags | {"config": str(path)}
-    _run(resolve(flags), overwrite=args.overwrite, resume=args.resume)
+    options = resolve(flags)
+    if args.distributed:
+        from jaxbert.training.distributed import is_first, start
+
+        start(args.coordinator, args.processes, args.process_index)
+        if not is_first():
+            logging.getLogger("jaxbert").setLevel(logging.WARNING)
+    _run(options, overwrite=args.overwrite, resume=args.resume)
 
 
 def _run(options: Any, *, overwrite: bool, resume: bool) -> None:
@@ -144,6 +165,7 @@ def _run(options: Any, *, overwrite: bool, resume: bool) -> None:
     from jaxbert.data import cache_directory, load_examples, load_tokenizer
     from jaxbert.models import BertForSequenceClassification
     from jaxbert.training import TrainConfig, Trainer
+    from jaxbert.training.distributed import is_first
     from jaxbert.training.record import read_run, replace_text, write_run
     from jaxbert.weights.pretrained import model_directory
 
@@ -180,9 +202,12 @@ def _run(options: Any, *, overwrite: bool, resume: bool) -> None:
         cache_dir=cache_directory() / "tokens",
     )
     output = Path(options.output)
-    replace_text(output / SETTINGS, options.to_json())
+    if is_first():
+        replace_text(output / SETTINGS, options.to_json())
     trainer.fit()
     scores = {Path(p).stem: trainer.evaluate(examples[p]) for p in examples}
+    if not is_first():
+        return
     counts = {Path(p).stem: len(examples[p]) for p in examples}
     run = read_run(output) | {
         "scores": {name: {"examples": counts[name], **scores[name]} for name in scores},

@@ -117,6 +117,14 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
     """What to do with a run that is there already."""
     parser.add_argument("--overwrite", action="store_true", help="delete the run in --output")
     parser.add_argument("--resume", action="store_true", help="continue the run in --output")
+    parser.add_argument(
+        "--distributed",
+        action="store_true",
+        help="one of several processes, which the cluster names (SLURM, GKE, TPU pods) or these:",
+    )
+    parser.add_argument("--coordinator", metavar="HOST:PORT", help="of process 0")
+    parser.add_argument("--processes", type=int, help="how many there are")
+    parser.add_argument("--process-index", type=int, help="which one this is, from 0")
 
 
 def add_model_flags(parser: argparse.ArgumentParser) -> None:

@@ -23,7 +23,9 @@ ORDER = {
     "data": "tables sources tokenization packing batching demo",
     "optim": "schedules layers config strategies groups optimizer",
     "lab": "data drift run study range_test journals statistics verdicts plots report",
-    "training": "losses metrics step parallel config record checkpoint inference loop trainer",
+    "training": (
+        "losses metrics step parallel distributed config record checkpoint inference loop trainer"
+    ),
 }
 NEVER = {"torch", "tensorflow"}
 # Too slow to import for somebody who only wants `import jaxbert` or `--help`.

@@ -24,7 +24,15 @@ from typing import Any
 
 import numpy as np
 
-from jaxbert.data.packing import Shape, bucket, bucket_lengths, choose_shapes, fit, round_up
+from jaxbert.data.packing import (
+    Placement,
+    Shape,
+    bucket,
+    bucket_lengths,
+    choose_shapes,
+    fit,
+    round_up,
+)
 from jaxbert.data.tokenization import Tokenized
 
 Batch = dict[str, np.ndarray]
@@ -60,6 +68,8 @@ class Batches:
       layout: "packed" shares rows between examples; "bucketed" cuts rows to the batch's longest
         example, rounded up to a bucket; "padded" makes rows of `max_length`.
       shuffle: a new order every epoch, from `seed`; otherwise that of the data set.
+      part: (i, n): only the i-th of n equal parts of a batch's rows is read and made, all of
+        example_ids though.
       row_multiple: B is a multiple of it (devices x accumulation steps), filled with empty rows.
       shapes: shapes that other batches use, to be used here too where they serve ("packed").
     """
@@ -73,6 +83,7 @@ class Batches:
         layout: str = "packed",
         shuffle: bool = False,
         seed: int = 0,
+        part: tuple[int, int] = (0, 1),
         row_multiple: int = 1,
         shapes: Sequence[Shape] = (),
     ) -> None:
@@ -98,6 +109,8 @@ class Batches:
                 f"{max_length=} but the longest example has {longest} tokens: tokenize it with "
                 "that max_length"
             )
+        if row_multiple % part[1]:
+            raise ValueError(f"{row_multiple=}: want a multiple of the parts, {part[1]}")
         uneven = [shape for shape in shapes if shape.rows % row_multiple]
         if uneven:
             raise ValueError(f"shapes {uneven}: want rows that are multiples of {row_multiple=}")
@@ -106,6 +119,7 @@ class Batches:
         self.layout = layout
         self.shuffle = shuffle
         self.seed = seed
+        self.part = part
         self.row_multiple = row_multiple
         self._tokenized = tokenized
         self._given = tuple(shapes)
@@ -183,6 +197,14 @@ class Batches:
         data = self._tokenized
         lengths = data.lengths[members]
         (rows, length, segments), place = fit(lengths, self.shapes)
+        example_ids = np.full((rows, segments), -1, np.int32)
+        example_ids[place.row, place.segment] = members
+        slots = np.arange(len(members))
+        index, parts = self.part
+        rows //= parts
+        here = place.row // rows == index
+        members, lengths, slots = members[here], lengths[here], slots[here]
+        place = Placement(place.row[here] - index * rows, place.column[here], place.segment[here])
         position = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
         source = np.repeat(data.offsets[members], lengths) + position
         target = np.repeat(place.row * length + place.column, lengths) + position
@@ -194,7 +216,7 @@ class Batches:
         def examples(values: Any, fill: int = 0, dtype: Any = np.int32) -> np.ndarray:
             return _scatter(values, seat, (rows, segments), fill, dtype)
 
-        slot = np.repeat(np.arange(len(members)), lengths)
+        slot = np.repeat(slots, lengths)
         batch = {
             "input_ids": tokens(data.input_ids[source]),
             "token_type_ids": tokens(data.token_type_ids[source]),
@@ -203,7 +225,7 @@ class Batches:
             "token_index": tokens(slot * self.max_length + position, dtype=np.uint32),
             "segment_starts": examples(place.column),
             "weights": examples(1, dtype=np.float32),
-            "example_ids": examples(members, -1),
+            "example_ids": example_ids,
         }
         if data.token_labels is not None:
             batch["labels"] = tokens(data.token_labels[source], IGNORED_LABEL)

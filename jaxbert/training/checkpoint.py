@@ -132,9 +132,7 @@ class Checkpoints:
 
     def _item(self, step: int, name: str, how: Any) -> Any:
         try:
-            return {**self._manager.restore(step, args=self._ocp.args.Composite(**{name: how}))}[
-                name
-            ]
+            return self._manager.restore(step, args=self._ocp.args.Composite(**{name: how}))[name]
         # Whatever a damaged file makes the libraries raise: there is no list of it.
         except Exception as error:
             raise _DamagedError(f"{type(error).__name__}: {str(error).splitlines()[0]}") from error

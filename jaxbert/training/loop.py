@@ -23,7 +23,7 @@ import numpy as np
 
 from jaxbert.data import Batches, Prefetch
 from jaxbert.optim.schedules import Schedule
-from jaxbert.training import parallel
+from jaxbert.training import distributed, parallel
 from jaxbert.training.checkpoint import Checkpoints
 from jaxbert.training.config import TrainConfig
 from jaxbert.training.record import Record
@@ -183,6 +183,8 @@ class Loop:
 
     def _between_steps(self) -> None:
         step = self.progress.step
+        if distributed.is_preempted(step):
+            self._interruption.asked = Preempted
         if self._is_due(step) and not self._interruption.asked:
             self._evaluate()
         if self._interruption.asked or self._wants_checkpoint(step):
@@ -301,8 +303,9 @@ class _Window:
         self._examples = self._tokens = 0
 
     def add(self, batch: Mapping[str, np.ndarray]) -> None:
-        self._examples += int(batch["weights"].sum())
-        self._tokens += int((batch["segment_ids"] > 0).sum())
+        self._examples += int((batch["example_ids"] >= 0).sum())
+        processes = len(batch["example_ids"]) // len(batch["segment_ids"])  # each has some rows
+        self._tokens += int((batch["segment_ids"] > 0).sum()) * processes
 
     def speed(self) -> dict[str, float]:
         seconds = time.perf_counter() - self._start
@@ -333,7 +336,9 @@ class _Interruption:
         self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():
+        # Several processes must agree on the step: `distributed` listens for SIGTERM, and Ctrl-C
+        # ends a process at once, and with it the others.
+        if jax.process_count() == 1 and threading.current_thread() is threading.main_thread():
             self._previous = {sign: signal.signal(sign, self._ask) for sign in self._MEANING}
         return self
 

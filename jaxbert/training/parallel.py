@@ -230,7 +230,9 @@ def make_engine(
     if mesh is not None and name != "mesh":
         raise ValueError(f"mesh={mesh!r} is for parallel='mesh', got {name!r}")
     if name != "mesh" and jax.process_count() > 1:
-        raise ValueError(f"parallel={name!r} is for one process; {jax.process_count()} need 'mesh'")
+        raise ValueError(
+            f"parallel={name!r} is for one process, there are {jax.process_count()}: want 'mesh'"
+        )
     # A process's devices side by side: then its rows of a batch follow one another too.
     devices = devices or sorted(jax.devices(), key=lambda d: (d.process_index, d.id))
     if name == "mesh":

@@ -20,7 +20,7 @@ from jaxbert.data import Batches, Examples, save_tokenizer, tokenize
 from jaxbert.models import merge_model, split_model
 from jaxbert.optim import learning_rates, make_optimizer, peak_rates, trainable_mask
 from jaxbert.optim.layers import leaf_paths, reinitialised_paths
-from jaxbert.training import inference, metrics, parallel, record
+from jaxbert.training import distributed, inference, metrics, parallel, record
 from jaxbert.training.checkpoint import Checkpoints
 from jaxbert.training.config import TrainConfig
 from jaxbert.training.loop import DivergedError, Evaluation, Loop, Preempted
@@ -75,6 +75,7 @@ class Trainer:
         self._about = about or {}
         self._cache_dir = cache_dir
         self._show = sys.stderr.isatty() if progress is None else progress
+        self._show = self._show and distributed.is_first()
         self.problem_type = _problem_type(model, train)
         self._check_length(model)
         self._graphdef, self._params = split_model(_described(model, self.problem_type, train))
@@ -100,7 +101,7 @@ class Trainer:
         if self.output is not None and train is not None:
             if resume:
                 self._check_run()
-            else:
+            elif distributed.is_first():
                 record.prepare(self.output, overwrite=overwrite)
                 # From here on there is a run to resume, even if it stops before its first step.
                 record.write_run(self.output, {"status": record.PREPARED, **self._identity()})
@@ -131,7 +132,8 @@ class Trainer:
         loop = self._loop(checkpoints)
         if self._resume:
             loop.restore()
-        lines = record.Record(self.output, loop.progress.step, loop.progress.evaluated)
+        written = self.output if distributed.is_first() else None
+        lines = record.Record(written, loop.progress.step, loop.progress.evaluated)
         self._describe(loop, "running", started)
         status = "failed"
         try:
@@ -144,6 +146,11 @@ class Trainer:
         except DivergedError:
             status = "diverged"
             raise
+        except jax.errors.JaxRuntimeError as error:
+            if jax.process_count() == 1:
+                raise
+            checkpoints = None  # to close them it would wait for the others
+            raise distributed.lost(error) from error
         finally:
             lines.close()
             if checkpoints is not None:
@@ -212,6 +219,7 @@ class Trainer:
             layout=config.layout,
             shuffle=training,
             seed=config.seed,
+            part=(jax.process_index(), jax.process_count()),
             row_multiple=self._engine.parts * (config.accumulation if training or known else 1),
             shapes=known,
         )
@@ -279,8 +287,10 @@ class Trainer:
             self._write_model(params)
 
     def _write_model(self, params: Params) -> None:
-        merge_model(self._graphdef, self._engine.whole(params)).save_pretrained(self.output)
-        save_tokenizer(self.tokenizer, self.output)
+        params = self._engine.whole(params)
+        if distributed.is_first():
+            merge_model(self._graphdef, params).save_pretrained(self.output)
+            save_tokenizer(self.tokenizer, self.output)
 
     def _chosen(self, loop: Loop) -> Params:
         """The best parameters, and the last where none were evaluated."""
@@ -290,6 +300,7 @@ class Trainer:
             return loop.state.params
         if self.output is None:
             return jax.tree.map(jnp.asarray, self._best)
+        distributed.wait_for_all("the best model is written")
         compute = dataclasses.asdict(self._model.compute)
         return split_model(type(self._model).from_pretrained(self.output, **compute))[1]
 
@@ -348,7 +359,7 @@ class Trainer:
             **record.environment(),
         }
         run = _as_json(run)
-        if self.output is not None:
+        if self.output is not None and distributed.is_first():
             record.write_run(self.output, run)
         return run
 

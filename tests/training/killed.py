@@ -11,6 +11,9 @@ import tiny
 import tqdm.contrib.logging  # noqa: F401
 
 from jaxbert.data import load_tokenizer
+from jaxbert.training import distributed
+from jaxbert.training.distributed import LostProcessError
+from jaxbert.training.loop import Preempted
 
 EVERY = 3
 SETTINGS = dict(epochs=15, checkpoint_every=EVERY, eval_every=6, evaluation=tiny.CLASSES)
@@ -29,3 +32,28 @@ def train(output, tokenizer, programs):
     made = tiny.trainer(load_tokenizer(tokenizer), output=output, resume=resume, **SETTINGS)
     made.fit()
     os._exit(0)  # the interpreter's own end takes longer than the run
+
+
+def train_together(output, tokenizer, programs, address, processes, index, epochs):
+    """One of several processes with two devices each; four devices where it is alone."""
+    import jax
+
+    os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={4 // processes}"
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    jax.config.update("jax_compilation_cache_dir", programs)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_disable_most_optimizations", True)
+    if processes > 1:
+        distributed.start(address, processes, index)
+    resume = (Path(output) / "run.json").is_file()
+    settings = SETTINGS | dict(batch_size=8, epochs=epochs, parallel="mesh", mesh="data=2,fsdp=2")
+    made = tiny.trainer(load_tokenizer(tokenizer), output=output, resume=resume, **settings)
+    try:
+        made.fit()
+    except Preempted:
+        os._exit(143)
+    except LostProcessError as error:
+        Path(f"{output}.lost").write_text(str(error))
+        os._exit(4)
+    distributed.wait_for_all("the end")
+    os._exit(0)
