@@ -54,6 +54,7 @@ class Journal:
         self._file.close()
 
 
+_SHARED = ("batch_size", "max_length", "label_smoothing")
 _OF_THE_MACHINE = ("examples_per_second", "tokens_per_second", "waiting_share")
 
 
@@ -90,9 +91,8 @@ class Laboratory:
 
     def describe(self) -> dict[str, Any]:
         """What all runs have in common."""
-        shared = dataclasses.asdict(self.config) | {"dtype": self.dtype}
-        for own in ("epochs", "seed", "optimizer"):
-            del shared[own]
+        # What else a `TrainConfig` holds is a run's own, or changes no number.
+        shared = {name: getattr(self.config, name) for name in _SHARED} | {"dtype": self.dtype}
         return {
             "model": {"config": self._model(seed=0).config.to_hf()},
             "data": self.data.describe(),
