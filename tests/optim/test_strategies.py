@@ -14,7 +14,7 @@ from jaxbert.optim import (
     make_groups,
 )
 
-PROJECT = ["high", "pretraining", "annealing", "cyclical", "discriminative", "uniform"]
+PROJECT = ["high", "pretraining", "constant", "annealing", "cyclical", "discriminative", "uniform"]
 LITERATURE = ["devlin2019", "ulmfit", "sun2019", "zhang2020", "mosbach2020", "electra", "lp-ft",
               "one-cycle", "frozen"]  # fmt: skip
 
