@@ -22,6 +22,7 @@ def attention(
     *,
     attention_mask: Array | None = None,
     segment_ids: Array | None = None,
+    columns: Array | None = None,
     rate: float = 0.0,
     site: int = 0,
     dropout: Dropout | None = None,
@@ -30,19 +31,20 @@ def attention(
     """softmax(query @ key^T / sqrt(H)) @ value for each head, the softmax in float32.
 
     Args:
-      query, key, value: [B, L, N, H].
+      query: [B, Q, N, H]. key, value: [B, L, N, H].
       attention_mask: [B, L] 1 = may be attended to, 0 = padding.
       segment_ids: [B, L] int; a token sees the tokens of its own segment. Excludes attention_mask.
+      columns: [B, Q], where in its row each query stands; None = Q is L, and query i at column i.
       rate, site, dropout: of the dropout on the attention probabilities.
 
     Returns:
-      [B, L, N, H] in `compute.activation_dtype`.
+      [B, Q, N, H] in `compute.activation_dtype`.
 
     Reference: transformers' `eager_attention_forward` (BERT). A query with no key to attend to
     attends to all equally there and here, instead of giving NaN.
     """
-    visible = _visible(attention_mask, segment_ids)
-    bits = attention_bits(query.shape[2], rate, site, dropout)
+    visible = _visible(attention_mask, segment_ids, columns)
+    bits = attention_bits(query.shape[2], rate, site, dropout, columns)
     return _attend(compute, rate, query * query.shape[-1] ** -0.5, key, value, visible, bits)
 
 
@@ -115,18 +117,28 @@ def _columns(x: Array) -> Array:
     return x.transpose(0, 2, 3, 1)
 
 
-def _visible(attention_mask: Array | None, segment_ids: Array | None) -> Array | None:
-    """Which key each query sees: [B, 1, 1 or L, L] bool, None = all."""
+def _visible(
+    attention_mask: Array | None, segment_ids: Array | None, columns: Array | None
+) -> Array | None:
+    """Which key each query sees: [B, 1, 1 or Q, L] bool, None = all."""
     if segment_ids is not None:
         if attention_mask is not None:
             raise ValueError(
                 "attention_mask and segment_ids exclude each other: segment id 0 already marks "
                 "padding; leave attention_mask out"
             )
-        return (segment_ids[:, :, None] == segment_ids[:, None, :])[:, None]
+        asking = take_columns(segment_ids, columns)
+        return (asking[:, :, None] == segment_ids[:, None, :])[:, None]
     if attention_mask is not None:
         return (attention_mask != 0)[:, None, None, :]
     return None
+
+
+def take_columns(x: Array, columns: Array | None) -> Array:
+    """[B, L, ...] -> [B, Q, ...]: each row's `columns` [B, Q]; None = all."""
+    if columns is None:
+        return x
+    return jnp.take_along_axis(x, columns.reshape(columns.shape + (1,) * (x.ndim - 2)), axis=1)
 
 
 class SelfAttention(nnx.Module):
@@ -154,22 +166,25 @@ class SelfAttention(nnx.Module):
         attention_mask: Array | None,
         segment_ids: Array | None,
         dropout: Dropout | None,
+        columns: Array | None = None,
     ) -> Array:
-        query, key, value = (
-            self._split_heads(project(x)) for project in (self.query, self.key, self.value)
-        )
+        """x [B, L, D] -> [B, Q, D] for the tokens in `columns` [B, Q], or for all."""
+        asking = take_columns(x, columns)
+        query = self._split_heads(self.query(asking))
+        key, value = (self._split_heads(project(x)) for project in (self.key, self.value))
         context = attention(
             query,
             key,
             value,
             attention_mask=attention_mask,
             segment_ids=segment_ids,
+            columns=columns,
             rate=self.rate,
             site=self.site,
             dropout=dropout,
             compute=self.compute,
         )
-        return self.output(context.reshape(x.shape))
+        return self.output(context.reshape(asking.shape))
 
     def _split_heads(self, x: Array) -> Array:
         """[B, L, D] -> [B, L, N, H]."""

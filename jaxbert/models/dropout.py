@@ -71,11 +71,17 @@ def dropout(x: jax.Array, rate: float, site: int, state: Dropout | None) -> jax.
 Bits = tuple[jax.Array, jax.Array]
 
 
-def attention_bits(heads: int, rate: float, site: int, state: Dropout | None) -> Bits | None:
-    """For `masked` attention probabilities [B, N, L, L]: of queries and of keys; None for none."""
+def attention_bits(
+    heads: int, rate: float, site: int, state: Dropout | None, columns: jax.Array | None = None
+) -> Bits | None:
+    """For `masked` attention probabilities [B, N, Q, L]: of queries and of keys; None for none.
+
+    columns: [B, Q], which tokens of their rows ask; None = all.
+    """
     if state is None or rate == 0:
         return None
-    queries = mix(_token_bits(site, state)[:, None, :] ^ _feature_bits(heads)[:, None])
+    asking = state if columns is None else state.select(columns)
+    queries = mix(_token_bits(site, asking)[:, None, :] ^ _feature_bits(heads)[:, None])
     return queries[..., None], mix(state.token_index)[:, None, None, :]
 
 

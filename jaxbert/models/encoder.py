@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxbert.models.attention import SelfAttention
+from jaxbert.models.attention import SelfAttention, take_columns
 from jaxbert.models.config import BertConfig, Compute
 from jaxbert.models.dropout import Dropout, dropout
 from jaxbert.models.primitives import ACTIVATION_FUNCTIONS, Embedding, LayerNorm, Linear
@@ -83,8 +83,12 @@ class EncoderLayer(nnx.Module):
         attention_mask: Array | None,
         segment_ids: Array | None,
         state: Dropout | None,
+        columns: Array | None = None,
     ) -> Array:
-        attended = self.attention(x, attention_mask, segment_ids, state)
+        """x [B, L, D] -> [B, Q, D] for the tokens in `columns` [B, Q], or for all."""
+        attended = self.attention(x, attention_mask, segment_ids, state, columns)
+        if columns is not None:
+            x, state = take_columns(x, columns), state and state.select(columns)
         x = self.attention_norm(x + dropout(attended, self.rate, self.site + 1, state))
         fed = self.output(self.activation(self.intermediate(x)))
         return self.output_norm(x + dropout(fed, self.rate, self.site + 2, state))
@@ -106,17 +110,24 @@ class Encoder(nnx.Module):
         attention_mask: Array | None,
         segment_ids: Array | None,
         state: Dropout | None,
+        columns: Array | None = None,
     ) -> tuple[Array, ...]:
-        """The input [B, L, D] and each layer's output, in order."""
+        """The input [B, L, D] and each layer's output, in order.
+
+        Where only the tokens in `columns` [B, Q] of the last layer are wanted, it computes no
+        others (but their keys and values), and its output is [B, Q, D].
+        """
         run = nnx.remat(EncoderLayer.__call__) if self.remat else EncoderLayer.__call__
         hidden_states = [x]
-        for layer in self.layers:
-            hidden_states.append(run(layer, hidden_states[-1], attention_mask, segment_ids, state))
+        for i, layer in enumerate(self.layers, 1):
+            wanted = columns if i == len(self.layers) else None
+            x = run(layer, hidden_states[-1], attention_mask, segment_ids, state, wanted)
+            hidden_states.append(x)
         return tuple(hidden_states)
 
 
 class Pooler(Linear):
-    """tanh(linear(first token)) of each row, or of each segment."""
+    """tanh(linear(x)), of each row's first token, or of each segment's."""
 
     def __init__(self, config: BertConfig, *, compute: Compute, rngs: nnx.Rngs):
         super().__init__(
@@ -127,10 +138,6 @@ class Pooler(Linear):
             rngs=rngs,
         )
 
-    def __call__(self, hidden: Array, segment_starts: Array | None = None) -> Array:
-        """hidden [B, L, D] -> [B, D]; [B, S, D] for segments that start at segment_starts."""
-        if segment_starts is None:
-            first = hidden[:, 0]
-        else:
-            first = jnp.take_along_axis(hidden, segment_starts[..., None], axis=1)
+    def __call__(self, first: Array) -> Array:
+        """[..., D] -> [..., D]."""
         return jnp.tanh(super().__call__(first))

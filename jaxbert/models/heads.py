@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from jaxbert.models.attention import take_columns
 from jaxbert.models.config import BertConfig, Compute
 from jaxbert.models.dropout import Dropout, dropout
 from jaxbert.models.encoder import Embeddings, Encoder, Pooler
@@ -24,14 +25,14 @@ CLASSIFIER_SITE = 1 << 16  # beyond the sites of any encoder
 
 
 class EncoderOutput(NamedTuple):
-    """What `BertModel` computes.
+    """What `BertModel` computes; with `pooled_only` the pooler_output and no more.
 
     last_hidden_state: [B, L, D].
     pooler_output: [B, D], [B, S, D] for packed rows, None without a pooler.
     hidden_states: the embeddings' output and each layer's, [B, L, D] each, in order.
     """
 
-    last_hidden_state: Array
+    last_hidden_state: Array | None
     pooler_output: Array | None
     hidden_states: tuple[Array, ...]
 
@@ -72,6 +73,7 @@ class BertModel(PretrainedMixin, nnx.Module):
         segment_ids: Array | None = None,
         segment_starts: Array | None = None,
         dropout: Dropout | None = None,
+        pooled_only: bool = False,
     ) -> EncoderOutput:
         """Encodes rows of tokens, each row one example, or several packed side by side.
 
@@ -86,11 +88,22 @@ class BertModel(PretrainedMixin, nnx.Module):
           segment_starts: [B, S], the column of each segment's first token; the pooler then gives
             one vector a segment.
           dropout: None = none; see `models.dropout.Dropout`.
+          pooled_only: the last layer computes the first tokens that the pooler reads, and skips
+            the others.
         """
         _check_length(input_ids, position_ids, self.config)
         embedded = self.embeddings(input_ids, token_type_ids, position_ids, dropout)
-        hidden_states = self.encoder(embedded, attention_mask, segment_ids, dropout)
-        pooled = None if self.pooler is None else self.pooler(hidden_states[-1], segment_starts)
+        first = segment_starts
+        if first is None:
+            first = jnp.zeros((input_ids.shape[0], 1), jnp.int32)
+        columns = first if pooled_only else None
+        hidden_states = self.encoder(embedded, attention_mask, segment_ids, dropout, columns)
+        pooled = None
+        if self.pooler is not None:
+            read = hidden_states[-1] if pooled_only else take_columns(hidden_states[-1], first)
+            pooled = self.pooler(read if segment_starts is not None else read[:, 0])
+        if pooled_only:
+            return EncoderOutput(None, pooled, ())
         return EncoderOutput(hidden_states[-1], pooled, hidden_states)
 
 
@@ -146,7 +159,7 @@ class BertForSequenceClassification(_TaskModel):
 
     def __call__(self, input_ids: Array, *args: Any, **kwargs: Any) -> Array:
         """The arguments of `BertModel.__call__`; logits [B, C], or [B, S, C] for packed rows."""
-        pooled = self.bert(input_ids, *args, **kwargs).pooler_output
+        pooled = self.bert(input_ids, *args, **kwargs, pooled_only=True).pooler_output
         state, starts = kwargs.get("dropout"), kwargs.get("segment_starts")
         return _float32(self.classifier(_drop_pooled(pooled, self.config, state, starts)))
 
@@ -171,7 +184,7 @@ class BertForMultipleChoice(_TaskModel):
         flat = [x if x is None else x.reshape(batch * choices, length) for x in inputs]
         if dropout is not None:
             dropout = dropout._replace(token_index=dropout.token_index.reshape(-1, length))
-        pooled = self.bert(*flat, dropout=dropout).pooler_output
+        pooled = self.bert(*flat, dropout=dropout, pooled_only=True).pooler_output
         logits = self.classifier(_drop_pooled(pooled, self.config, dropout, None))
         return _float32(logits).reshape(batch, choices)
 
@@ -213,7 +226,8 @@ class BertForNextSentencePrediction(_TaskModel):
 
     def __call__(self, input_ids: Array, *args: Any, **kwargs: Any) -> Array:
         """The arguments of `BertModel.__call__`; logits [B, 2], or [B, S, 2] for packed rows."""
-        return _float32(self.seq_relationship(self.bert(input_ids, *args, **kwargs).pooler_output))
+        pooled = self.bert(input_ids, *args, **kwargs, pooled_only=True).pooler_output
+        return _float32(self.seq_relationship(pooled))
 
 
 class PredictionHead(nnx.Module):
