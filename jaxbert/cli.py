@@ -17,10 +17,12 @@ INTERRUPTED, PREEMPTED = 130, 143  # as of a process that SIGINT or SIGTERM has 
 SETTINGS = "finetune.json"
 
 # glibc gives large blocks back to the system after each use and faults them in again at the next:
-# a third of a training step on a CPU. Read once, when a process starts.
+# a third of a training step on a CPU. One arena: what one thread gave back, another can use without
+# new pages. Read once, when a process starts.
 ALLOCATOR = (
     "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=4294967296:"
-    "glibc.malloc.trim_threshold=17179869184:glibc.malloc.top_pad=1073741824"
+    "glibc.malloc.trim_threshold=17179869184:glibc.malloc.top_pad=1073741824:"
+    "glibc.malloc.arena_max=1"
 )
 
 
