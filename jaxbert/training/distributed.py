@@ -5,7 +5,9 @@ from __future__ import annotations
 import jax
 from jax.experimental import multihost_utils
 
-# A process that is not heard of for so long has died, and the others end; JAX's own is 100.
+# A process that is not heard of for so long has died, or might as well have: JAX ends the others,
+# by SIGABRT and with a message. (Where a sum with the dead fails sooner, it is `LostProcessError`.)
+# JAX's own choice is 100.
 HEARTBEAT_SECONDS = 30
 
 

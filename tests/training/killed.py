@@ -43,6 +43,8 @@ def train_together(output, tokenizer, programs, address, processes, index, epoch
     jax.config.update("jax_compilation_cache_dir", programs)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_disable_most_optimizations", True)
+    with open(f"{output}.{index}.log", "w") as log:
+        os.dup2(log.fileno(), 2)
     if processes > 1:
         distributed.start(address, processes, index)
     resume = (Path(output) / "run.json").is_file()
@@ -53,7 +55,7 @@ def train_together(output, tokenizer, programs, address, processes, index, epoch
     except Preempted:
         os._exit(143)
     except LostProcessError as error:
-        Path(f"{output}.lost").write_text(str(error))
+        os.write(2, str(error).encode())
         os._exit(4)
     distributed.wait_for_all("the end")
     os._exit(0)

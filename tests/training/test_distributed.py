@@ -97,9 +97,9 @@ def test_a_death_ends_the_job(start_job, tmp_path):
     wait_for_step(output, 3, jobs)
     jobs[1].kill()
     jobs[0].join(60)
-    assert jobs[0].exitcode == 4
-    message = (tmp_path / "out.lost").read_text()
-    assert "process 0 of 2 can no longer work with the others" in message
+    # Either the sum with the dead fails and we say it, or nothing more is heard of it and JAX does.
+    told = {4: "process 0 of 2 can no longer work with the others", -6: "another task died"}
+    assert told[jobs[0].exitcode] in (tmp_path / "out.0.log").read_text()
 
 
 BAD = {
