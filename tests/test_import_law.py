@@ -19,7 +19,7 @@ FOLDERS = {
 # folder -> its files, each of which may import those before it
 ORDER = {
     "weights": "rename formats pretrained",
-    "models": "config dropout primitives attention encoder families heads",
+    "models": "config dropout primitives fused attention encoder families heads",
     "data": "tables sources tokenization packing batching demo",
     "optim": "schedules layers config strategies groups optimizer",
     "lab": "data drift run study range_test journals statistics verdicts plots report",

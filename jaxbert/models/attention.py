@@ -9,7 +9,14 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxbert.models.config import BertConfig, Compute
-from jaxbert.models.dropout import Dropout, attention_bits, masked, recomputed
+from jaxbert.models.dropout import (
+    Dropout,
+    attention_bits,
+    attention_token_bits,
+    masked,
+    recomputed,
+)
+from jaxbert.models.fused import cudnn_attention, cudnn_takes, tpu_attention, tpu_takes
 from jaxbert.models.primitives import Linear, product
 
 Array = jax.Array
@@ -43,9 +50,22 @@ def attention(
     Reference: transformers' `eager_attention_forward` (BERT). A query with no key to attend to
     attends to all equally there and here, instead of giving NaN.
     """
+    if segment_ids is not None and attention_mask is not None:
+        raise ValueError(
+            "attention_mask and segment_ids exclude each other: segment id 0 already marks "
+            "padding; leave attention_mask out"
+        )
+    query = query * query.shape[-1] ** -0.5
+    dropping = dropout is not None and rate > 0
+    if columns is None and tpu_takes(key.shape, compute):
+        segments = _segments(key, attention_mask, segment_ids)
+        bits = attention_token_bits(rate, site, dropout)
+        return tpu_attention(query, key, value, segments, bits, rate=rate, compute=compute)
     visible = _visible(attention_mask, segment_ids, columns)
+    if columns is None and not dropping and cudnn_takes(key.shape, compute):
+        return cudnn_attention(query, key, value, visible, compute)
     bits = attention_bits(query.shape[2], rate, site, dropout, columns)
-    return _attend(compute, rate, query * query.shape[-1] ** -0.5, key, value, visible, bits)
+    return _attend(compute, rate, query, key, value, visible, bits)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -122,16 +142,23 @@ def _visible(
 ) -> Array | None:
     """Which key each query sees: [B, 1, 1 or Q, L] bool, None = all."""
     if segment_ids is not None:
-        if attention_mask is not None:
-            raise ValueError(
-                "attention_mask and segment_ids exclude each other: segment id 0 already marks "
-                "padding; leave attention_mask out"
-            )
         asking = take_columns(segment_ids, columns)
         return (asking[:, :, None] == segment_ids[:, None, :])[:, None]
     if attention_mask is not None:
         return (attention_mask != 0)[:, None, None, :]
     return None
+
+
+def _segments(
+    key: Array, attention_mask: Array | None, segment_ids: Array | None
+) -> tuple[Array, Array]:
+    """The same as `_visible`, in segments: of queries and of keys, [B, L] int32."""
+    if segment_ids is not None:
+        return segment_ids, segment_ids
+    everyone = jnp.ones(key.shape[:2], jnp.int32)
+    if attention_mask is not None:
+        return everyone, (attention_mask != 0).astype(jnp.int32)
+    return everyone, everyone
 
 
 def take_columns(x: Array, columns: Array | None) -> Array:

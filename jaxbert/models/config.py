@@ -238,9 +238,14 @@ class Compute:
             raise ValueError(f"{', '.join(wrong)}: choose one of {', '.join(allowed)}")
 
     @property
+    def on(self) -> str:
+        """The platform that the program is for."""
+        return self.platform or jax.default_backend()
+
+    @property
     def on_cpu(self) -> bool:
-        """Whether the program is for a CPU."""
-        return (self.platform or jax.default_backend()) == "cpu"
+        """Whether that is a CPU."""
+        return self.on == "cpu"
 
     @property
     def operand_dtype(self) -> jnp.dtype:

@@ -78,11 +78,27 @@ def attention_bits(
 
     columns: [B, Q], which tokens of their rows ask; None = all.
     """
+    bits = attention_token_bits(rate, site, state, columns)
+    if bits is None:
+        return None
+    queries, keys = bits
+    each_head = jnp.arange(heads, dtype=jnp.uint32)[:, None]
+    return head_bits(queries[:, None, :], each_head)[..., None], keys[:, None, None, :]
+
+
+def attention_token_bits(
+    rate: float, site: int, state: Dropout | None, columns: jax.Array | None = None
+) -> Bits | None:
+    """What `attention_bits` makes bits of each head of: of queries [B, Q] and of keys [B, L]."""
     if state is None or rate == 0:
         return None
     asking = state if columns is None else state.select(columns)
-    queries = mix(_token_bits(site, asking)[:, None, :] ^ _feature_bits(heads)[:, None])
-    return queries[..., None], mix(state.token_index)[:, None, None, :]
+    return _token_bits(site, asking), mix(state.token_index)
+
+
+def head_bits(queries: jax.Array, head: jax.Array) -> jax.Array:
+    """The bits of queries for the head of that number; they broadcast."""
+    return mix(queries ^ mix(head.astype(jnp.uint32) * _GOLDEN))
 
 
 def _token_bits(site: int, state: Dropout) -> jax.Array:

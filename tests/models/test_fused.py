@@ -1,0 +1,106 @@
+"""Attention for accelerators equals the plain one; the kernels run as plain operations here."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxbert.models import Compute, Dropout, dropout_key
+from jaxbert.models import attention as module
+from jaxbert.models.fused import cudnn_takes, tpu_attention, tpu_takes
+
+RATE, SITE = 0.3, 4
+ROWS, LENGTH, HEADS = 2, 32, 4
+MASK = np.arange(LENGTH) < np.array([[32], [11]])
+SEGMENTS = np.array([[1] * 15 + [2] * 17, [1] * 9 + [2] * 13 + [0] * 10])
+SEEN = {"all": {}, "mask": {"attention_mask": MASK}, "segments": {"segment_ids": SEGMENTS}}
+INDEX = jnp.arange(ROWS * LENGTH, dtype=jnp.uint32).reshape(ROWS, LENGTH)
+STATE = Dropout(dropout_key(0, 1), INDEX)
+
+
+def run(platform, arrays, seen, state, dtype):
+    """(output, gradients of query, key and value) in float32."""
+    compute = Compute(dtype=dtype, platform=platform)
+    query, key, value, weight = arrays
+
+    def total(query, key, value):
+        out = module.attention(
+            query, key, value, **SEEN[seen], rate=RATE, site=SITE, dropout=state, compute=compute
+        )
+        assert out.dtype == compute.activation_dtype
+        return (out.astype(jnp.float32) * weight).sum(), out
+
+    found = jax.jit(jax.grad(total, argnums=(0, 1, 2), has_aux=True))(query, key, value)
+    return [np.float32(x) for x in jax.tree.leaves(found)]
+
+
+def draw(width):
+    arrays = np.random.default_rng(0).normal(size=(4, ROWS, LENGTH, HEADS, width))
+    return jnp.asarray(arrays, jnp.bfloat16).astype(jnp.float32)
+
+
+@pytest.mark.parametrize("width", [32, 64])
+@pytest.mark.parametrize("state", [None, STATE], ids=["still", "dropout"])
+@pytest.mark.parametrize("seen", SEEN)
+def test_the_kernel_for_tpus(monkeypatch, seen, state, width):
+    called = []
+
+    def interpreted(*args, **kwargs):
+        called.append(args)
+        return tpu_attention(*args, **kwargs, interpret=True)
+
+    monkeypatch.setattr(module, "tpu_attention", interpreted)
+    got = run("tpu", draw(width), seen, state, "float32")
+    assert called
+    for a, b in zip(got, run("cpu", draw(width), seen, state, "float32"), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-5)
+    # Operands in bfloat16 have 8 bits, and are numbers up to about 4.
+    got = run("tpu", draw(width), seen, state, "bfloat16")
+    for a, b in zip(got, run("cpu", draw(width), seen, state, "bfloat16"), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=6e-2)
+
+
+@pytest.mark.parametrize("seen", SEEN)
+def test_what_cudnn_is_asked(monkeypatch, seen):
+    plain = jax.nn.dot_product_attention
+
+    def same_by_xla(*args, implementation, **kwargs):
+        assert implementation == "cudnn"
+        return plain(*args, implementation="xla", **kwargs)
+
+    monkeypatch.setattr(jax.nn, "dot_product_attention", same_by_xla)
+    got = run("gpu", draw(64), seen, None, "bfloat16")
+    for a, b in zip(got, run("cpu", draw(64), seen, None, "bfloat16"), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=6e-2)
+
+
+def test_cudnn_is_not_asked_to_drop(monkeypatch):
+    monkeypatch.setattr(module, "cudnn_attention", None)
+    run("gpu", draw(64), "segments", STATE, "bfloat16")
+
+
+SHAPES = {
+    "bert-base": ((8, 512, 12, 64), True),
+    "bert-large": ((8, 128, 16, 64), True),
+    "minilm": ((8, 96, 12, 32), True),
+    "too long": ((1, 1024, 12, 64), False),
+    "odd length": ((1, 100, 12, 64), False),
+    "odd width": ((1, 128, 12, 48), False),
+    "does not fill": ((1, 128, 3, 64), False),
+}
+
+
+@pytest.mark.parametrize(("shape", "taken"), SHAPES.values(), ids=SHAPES)
+def test_where_the_kernel_is_used(shape, taken):
+    assert tpu_takes(shape, Compute(platform="tpu")) == taken
+    assert not tpu_takes(shape, Compute(platform="cpu"))
+
+
+def test_where_cudnn_is_used():
+    takes = partial(cudnn_takes, (8, 128, 12, 64))
+    assert takes(Compute(platform="gpu", dtype="bfloat16"))
+    assert not takes(Compute(platform="gpu"))
+    assert not takes(Compute(platform="cpu", dtype="bfloat16"))
+    assert not cudnn_takes((8, 127, 12, 64), Compute(platform="gpu", dtype="bfloat16"))
