@@ -62,7 +62,7 @@ def _guarded(args: argparse.Namespace) -> int:
         if preempted:
             return _complain(f"preempted{hint}", PREEMPTED)
         return _complain(f"stopped{hint}", INTERRUPTED)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ModuleNotFoundError) as error:
         if args.traceback:
             raise
         return _complain(str(error), BAD_INPUT)
@@ -126,6 +126,7 @@ def _parser() -> argparse.ArgumentParser:
     options.add_predict_flags(command("predict", _predict, "label texts: one JSON line for each"))
     options.add_embed_flags(command("embed", _embed, "sentence embeddings, to a .npy file"))
     options.add_rate_flags(command("lr", _rates, "print every group's learning rates"))
+    options.add_plan_flags(command("plan", _plan, "what training would take of rented hardware"))
     find = command("lr-find", _in_lab("lr_find"), "range test: how high a rate can be")
     options.add_find_flags(find)
     demo = command("demo", _demo, "fetch a small BERT and film reviews, fine-tune, and score")
@@ -368,20 +369,26 @@ def _embed(args: argparse.Namespace) -> None:
     print(f"{output}: {vectors.shape[0]} vectors of width {vectors.shape[1]}")
 
 
-def _rates(args: argparse.Namespace) -> None:
-    from flax import nnx
-
-    from jaxbert.models import PRESETS, BertConfig, BertForSequenceClassification
-    from jaxbert.optim import format_group_table, group_table
-    from jaxbert.options import resolve
-    from jaxbert.training import TrainConfig
+def _model_config(model: str) -> Any:
+    """Of a published model by name, of a directory, or of a hub id."""
+    from jaxbert.models import PRESETS, BertConfig
     from jaxbert.weights.formats import read_json
     from jaxbert.weights.pretrained import CONFIG, model_directory
 
-    if args.model in PRESETS:
-        config = BertConfig.preset(args.model)
-    else:
-        config = BertConfig.from_hf(read_json(model_directory(args.model) / CONFIG))
+    if model in PRESETS:
+        return BertConfig.preset(model)
+    return BertConfig.from_hf(read_json(model_directory(model) / CONFIG))
+
+
+def _rates(args: argparse.Namespace) -> None:
+    from flax import nnx
+
+    from jaxbert.models import BertForSequenceClassification
+    from jaxbert.optim import format_group_table, group_table
+    from jaxbert.options import resolve
+    from jaxbert.training import TrainConfig
+
+    config = _model_config(args.model)
     unused = {"train": "-", "output": "-"}
     options = resolve(vars(args) | unused)
     optimizer = TrainConfig.from_dict(options.training).optimizer
@@ -421,6 +428,14 @@ def _demo(args: argparse.Namespace) -> None:
         "dtype": args.dtype,
     }
     _run(resolve(settings), overwrite=args.overwrite, resume=stopped)
+
+
+def _plan(args: argparse.Namespace) -> None:
+    # Nothing is run, so JAX must not look for devices; it reads this when it is imported.
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    from jaxbert import plan_cli
+
+    plan_cli.run(args, _model_config(args.model))
 
 
 def _in_lab(name: str) -> Callable[[Any], None]:

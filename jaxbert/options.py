@@ -192,6 +192,28 @@ def add_find_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--repeats", type=int, default=3, help="rises (default: %(default)s)")
 
 
+def add_plan_flags(parser: argparse.ArgumentParser) -> None:
+    """Of `jaxbert plan`."""
+    parser.add_argument("--topology", required=True, help="chip and slice: v5e:2x4, h100:8, ...")
+    parser.add_argument("--model", required=True, help="published name, directory, or hub id")
+    parser.add_argument("--batch-size", type=int, default=32, help="examples, of all devices")
+    parser.add_argument("--max-length", type=int, default=128, help="tokens of every example")
+    parser.add_argument("--mesh", help="as in data=4,fsdp=2 (default: all along data)")
+    parser.add_argument("--optimizer", default="adamw", help="adamw, adafactor, lamb, lion, sgd")
+    parser.add_argument("--dtype", default="bfloat16", help="of matrix products")
+    parser.add_argument("--param-dtype", default="float32", help="of parameters")
+    parser.add_argument("--attention-dropout", type=float, help="in place of the model's own rate")
+    parser.add_argument(
+        "--gradient-checkpointing", action="store_true", help="compute layers twice, keep less"
+    )
+    parser.add_argument(
+        "--search",
+        action="store_true",
+        help="the largest batch that fits, and the smallest slice that holds --batch-size",
+    )
+    parser.add_argument("--json", metavar="FILE", help="append each plan to it, as a line")
+
+
 def add_lab_flags(parser: argparse.ArgumentParser) -> None:
     """Of every command of the lab: the model, the data, and what all runs share."""
     parser.add_argument("--output", required=True, help="directory; what it holds is not run again")

@@ -15,6 +15,7 @@ FOLDERS = {
     "models": {"weights"},
     "training": {"models", "data", "optim", "weights"},
     "lab": {"models", "data", "optim", "weights", "training"},
+    "plan": {"models", "data", "optim", "weights", "training"},
 }
 # folder -> its files, each of which may import those before it
 ORDER = {
@@ -23,6 +24,7 @@ ORDER = {
     "data": "tables sources tokenization packing batching demo",
     "optim": "schedules layers config strategies groups optimizer",
     "lab": "data drift run study range_test journals statistics verdicts plots report",
+    "plan": "hardware flops hlo compile search",
     "training": (
         "losses metrics step parallel distributed config record checkpoint inference loop trainer"
     ),

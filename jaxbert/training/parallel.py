@@ -43,7 +43,7 @@ class Jit:
     parts = 1
 
     def __init__(self, device: jax.Device) -> None:
-        self._rows: Sharding = SingleDeviceSharding(device)
+        self.rows: Sharding = SingleDeviceSharding(device)
 
     def check(self, batch_size: int, accumulation: int) -> None:
         """ValueError unless each device gets as many examples in each part of the batch."""
@@ -68,7 +68,7 @@ class Jit:
     def sharding(self, shape: Sequence[int]) -> Sharding:
         """Where an array of parameters, or of the optimizer's state, is."""
         del shape
-        return self._rows
+        return self.rows
 
     def place(self, tree: Any) -> Any:
         """A training state or parameters, the way steps want them."""
@@ -80,7 +80,7 @@ class Jit:
 
     def put_rows(self, rows: np.ndarray) -> jax.Array:
         """An array [B, ...] of a batch."""
-        return jax.device_put(rows, self._rows)
+        return jax.device_put(rows, self.rows)
 
     def across(self, function: OverRows) -> OverRows:
         """A function of parameters and rows, over rows that devices share, see `make_train_step`.
@@ -100,14 +100,14 @@ class Pmap(Jit):
     def __init__(self, devices: Sequence[jax.Device]) -> None:
         self._devices, self.parts = devices, len(devices)
         mesh = Mesh(np.array(devices), DATA)
-        self._rows = NamedSharding(mesh, PartitionSpec(DATA))
+        self.rows = NamedSharding(mesh, PartitionSpec(DATA))
         self._copies = NamedSharding(mesh, _EVERYWHERE)
 
     def sharding(self, shape: Sequence[int]) -> Sharding:
         return self._copies
 
     def put_rows(self, rows: np.ndarray) -> jax.Array:
-        return jax.device_put(rows.reshape(self.parts, -1, *rows.shape[1:]), self._rows)
+        return jax.device_put(rows.reshape(self.parts, -1, *rows.shape[1:]), self.rows)
 
     def across(self, function: OverRows) -> OverRows:
         def shared(*args: Any) -> tuple[Any, Any]:
@@ -135,7 +135,7 @@ class MeshEngine(Jit):
 
     def __init__(self, mesh: Mesh) -> None:
         self.mesh, self.parts = mesh, mesh.size
-        self._rows = NamedSharding(mesh, _ROWS)
+        self.rows = NamedSharding(mesh, _ROWS)
 
     def sharding(self, shape: Sequence[int]) -> NamedSharding:
         axis = self._split_axis(shape)
@@ -156,7 +156,7 @@ class MeshEngine(Jit):
         return jax.tree.map(np.asarray, gather(tree))
 
     def put_rows(self, rows: np.ndarray) -> jax.Array:
-        return jax.make_array_from_process_local_data(self._rows, rows)
+        return jax.make_array_from_process_local_data(self.rows, rows)
 
     def across(self, function: OverRows) -> OverRows:
         def shared(params: Any, batch: Any, *rest: Any) -> tuple[Any, Any]:

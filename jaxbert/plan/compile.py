@@ -1,0 +1,213 @@
+"""`make_plan`: compiles the real training step for a slice of devices, and reads what it takes."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from jaxbert.models import BertConfig, BertForSequenceClassification, Compute, split_model
+from jaxbert.optim import make_optimizer, peak_rates, trainable_mask
+from jaxbert.plan.flops import training_flops
+from jaxbert.plan.hardware import Topology
+from jaxbert.plan.hlo import Program, bytes_moved, collectives, product_flops
+from jaxbert.training import TrainConfig, parallel
+from jaxbert.training.losses import classification
+from jaxbert.training.step import init_state, make_train_step
+
+# Neither the program nor its size depends on how long the run is.
+_STEPS, _STEPS_PER_EPOCH = 1000, 100
+
+
+class DoesNotFit(ValueError):
+    """A step needs more memory than a device has."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What one training step takes of each device. Bytes, FLOPs, seconds.
+
+    Attributes:
+      params, optimizer_state: bytes held between steps.
+      activations: the largest size of everything that lives during a step only.
+      peak: the most that is held at a time. fits: whether it is within `memory`.
+      flops: of the products in the compiled program; model_flops: those that the model asks for.
+      bytes_moved: to and from the device's memory.
+      sent: {kind of collective: {"count", "bytes", "seconds"}}, the seconds at the links' speed.
+      estimated_seconds: of a step: the longer of computing and moving, and then sending. At
+        published peaks, so no step is faster; real ones are slower.
+      utilisation: model_flops over what the device could do in that time.
+      kernels: how many custom kernels of which kind compute attention.
+    """
+
+    topology: str
+    mesh: dict[str, int]
+    batch_size: int
+    max_length: int
+    dtype: str
+    params: int
+    optimizer_state: int
+    activations: int
+    peak: int
+    memory: int
+    flops: int
+    model_flops: int
+    bytes_moved: int
+    sent: dict[str, dict[str, float]]
+    estimated_seconds: float
+    utilisation: float
+    kernels: dict[str, int]
+    compile_seconds: float
+
+    @property
+    def fits(self) -> bool:
+        """Whether a device has the memory."""
+        return self.peak <= self.memory
+
+    @property
+    def waste(self) -> float:
+        """What is computed beyond what the model asks for, as a share of the latter."""
+        return self.flops / self.model_flops - 1
+
+
+def make_plan(
+    model: BertConfig,
+    topology: Topology,
+    training: TrainConfig,
+    *,
+    dtype: str = "bfloat16",
+    param_dtype: str = "float32",
+    gradient_checkpointing: bool = False,
+) -> Plan:
+    """Compiles the training step of a sequence classifier, every row of full length.
+
+    Args:
+      training: of it batch_size, max_length, optimizer and mesh; everything is split over a mesh.
+
+    Raises:
+      ValueError: what does not divide over the devices; a length beyond the model's positions.
+      DoesNotFit: so much memory is missing that the compiler gave up.
+    """
+    if training.accumulation != 1:
+        raise ValueError("a plan is of one part of a batch: divide batch_size by accumulation")
+    if training.max_length > model.max_position_embeddings:
+        raise ValueError(
+            f"max_length={training.max_length} is more than the model's "
+            f"{model.max_position_embeddings} positions"
+        )
+    engine = parallel.make_engine("mesh", training.mesh, topology.devices)
+    engine.check(training.batch_size, 1)
+    compute = Compute(
+        dtype=dtype,
+        param_dtype=param_dtype,
+        gradient_checkpointing=gradient_checkpointing,
+        platform=topology.chip.platform,
+    )
+    step, state, rest = _step(model, compute, training, engine)
+    start = time.perf_counter()
+    lowered = engine.compile(step, donate=True).lower(state, *rest)
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise DoesNotFit(f"{topology.name}, batch_size={training.batch_size}: {error}") from None
+    seconds = time.perf_counter() - start
+    return _read(compiled, state, model, topology, training, engine, dtype, seconds)
+
+
+def _step(
+    model: BertConfig, compute: Compute, training: TrainConfig, engine: parallel.MeshEngine
+) -> tuple[Any, Any, Any]:
+    """(the training step, its state, its other arguments), the arrays as shapes with a place."""
+    graphdef, params = split_model(
+        nnx.eval_shape(
+            lambda: BertForSequenceClassification(model, rngs=nnx.Rngs(0), compute=compute)
+        )
+    )
+    optimizer = make_optimizer(training.optimizer, params, _STEPS, _STEPS_PER_EPOCH)
+    step = make_train_step(
+        graphdef,
+        optimizer,
+        classification,
+        trainable=trainable_mask(training.optimizer, params),
+        across=engine.across,
+    )
+
+    def placed(shape: tuple[int, ...], dtype: Any, sharding: Any = None) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding or engine.sharding(shape))
+
+    state = jax.eval_shape(lambda params: init_state(params, optimizer, 0), params)
+    state = jax.tree.map(lambda leaf: placed(leaf.shape, leaf.dtype), state)
+    rows, length = training.batch_size, training.max_length
+    whole = ("input_ids", "token_type_ids", "position_ids", "segment_ids")
+    batch = {
+        **{name: placed((rows, length), jnp.int32, engine.rows) for name in whole},
+        "token_index": placed((rows, length), jnp.uint32, engine.rows),
+        "segment_starts": placed((rows, 1), jnp.int32, engine.rows),
+        "labels": placed((rows, 1), jnp.int32, engine.rows),
+        "weights": placed((rows, 1), jnp.float32, engine.rows),
+    }
+    rates = {group: placed((), jnp.float32) for group in peak_rates(training.optimizer, params)}
+    return step, state, (batch, rates)
+
+
+def _read(
+    compiled: Any,
+    state: Any,
+    model: BertConfig,
+    topology: Topology,
+    training: TrainConfig,
+    engine: parallel.MeshEngine,
+    dtype: str,
+    seconds: float,
+) -> Plan:
+    chip, devices = topology.chip, len(topology.devices)
+    program = Program(compiled.as_text())
+    stats = compiled.memory_analysis()
+    held = stats.argument_size_in_bytes + stats.output_size_in_bytes - stats.alias_size_in_bytes
+    costs = compiled.cost_analysis() or {}
+    moved = int(costs.get("bytes accessed") or bytes_moved(program))
+    flops = product_flops(program)
+    asked = training_flops(model, training.batch_size, training.max_length) // devices
+    sent: dict[str, dict[str, float]] = {}
+    for one in collectives(program, devices):
+        total = sent.setdefault(one.kind, {"count": 0, "bytes": 0, "seconds": 0.0})
+        total["count"] += 1
+        total["bytes"] += one.size
+        total["seconds"] += one.seconds(chip.link)
+    sending = sum(total["seconds"] for total in sent.values())
+    estimate = max(flops / chip.flops[dtype], moved / chip.bandwidth) + sending
+    return Plan(
+        topology=topology.name,
+        mesh=dict(engine.mesh.shape),
+        batch_size=training.batch_size,
+        max_length=training.max_length,
+        dtype=dtype,
+        params=_held(state.params),
+        optimizer_state=_held(state.opt_state),
+        activations=stats.temp_size_in_bytes,
+        peak=held + stats.temp_size_in_bytes + stats.generated_code_size_in_bytes,
+        memory=int(chip.memory),
+        flops=flops,
+        model_flops=asked,
+        bytes_moved=moved,
+        sent=sent,
+        estimated_seconds=estimate,
+        utilisation=asked / (estimate * chip.flops[dtype]),
+        kernels=program.kernels(),
+        compile_seconds=seconds,
+    )
+
+
+def _held(tree: Any) -> int:
+    """Bytes that one device holds of it."""
+    return sum(
+        leaf.dtype.itemsize * math.prod(leaf.sharding.shard_shape(leaf.shape))
+        for leaf in jax.tree.leaves(tree)
+    )

@@ -1,0 +1,85 @@
+"""Reading HLO, on lines as compilers for TPUs and GPUs write them."""
+
+import pytest
+
+from jaxbert.plan.hlo import Collective, Program, bytes_moved, collectives, product_flops
+
+TEXT = """HloModule jit_train, is_scheduled=true
+
+%async_collective_fusion.1 (p.1: bf16[64,8]) -> bf16[128,8] {
+  %p.1 = bf16[64,8]{1,0:T(8,128)(2,1)} parameter(0)
+  ROOT %all-gather.1 = bf16[128,8]{1,0:T(8,128)(2,1)S(1)} all-gather(%p.1), channel_id=1, \
+replica_groups={{0,1},{2,3}}, dimensions={0}, frontend_attributes={chain_id="0"}
+}
+
+%async_collective_fusion.2 (p.2: bf16[64,8]) -> bf16[128,8] {
+  %p.2 = bf16[64,8]{1,0} parameter(0)
+  ROOT %all-gather.2 = bf16[128,8]{1,0} all-gather(%p.2), channel_id=1, \
+replica_groups={{0,1},{2,3}}, dimensions={0}, frontend_attributes={chain_id="0"}
+}
+
+%all-reduce-scatter (input: f32[32,8]) -> f32[16,8] {
+  %input = f32[32,8]{1,0} parameter(0)
+  ROOT %all-reduce.1 = f32[32,8]{1,0} all-reduce(%input), replica_groups=[2,2]<=[4], to_apply=%add
+}
+
+ENTRY %main.1_spmd (a: f32[16,4], b: f32[4,8]) -> f32[16,8] {
+  %a = f32[16,4]{1,0} parameter(0)
+  %b = f32[4,8]{1,0} parameter(1)
+  %dot.1 = f32[16,8]{1,0} dot(%a, %b), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+  %k = bf16[8,128,32]{2,1,0} parameter(2)
+  %x = bf16[8,128,64]{2,1,0} parameter(3)
+  %conv.1 = f32[64,32,1]{1,0,2:T(8,128)} convolution(%x, %k), window={size=8}, \
+dim_labels=0fb_0io->bf0
+  %start = (f32[16,8]{1,0:T(8,128)S(1)}, f32[4,8]{1,0}) all-reduce-start(%dot.1, %b), \
+replica_groups={{0,1,2,3}}, to_apply=%add
+  %done = (f32[16,8]{1,0}, f32[4,8]{1,0}) all-reduce-done(%start)
+  %gather-start = (f32[16,8]{1,0}, f32[64,8]{1,0}) all-gather-start(%dot.1), \
+replica_groups={}, dimensions={0}
+  %scatter = f32[4,8]{1,0} reduce-scatter(%dot.1), replica_groups={{0,1,2,3}}, to_apply=%add
+  %alone = f32[16,8]{1,0} all-reduce(%dot.1), replica_groups={{0},{1},{2},{3}}, to_apply=%add
+  %kernel = bf16[8,128,64]{2,1,0} custom-call(%x), custom_call_target="tpu_custom_call", \
+backend_config={"custom_call_config":{"cost_estimate":{"flops":"1000","transcendentals":"1"}}}
+  %gemm = (f32[16,8]{1,0}, s8[64]{0}) custom-call(%a, %b), custom_call_target="__cublas$gemm", \
+backend_config={"gemm":{"dot_dimension_numbers":{"lhs_contracting_dimensions":["1"]}}}
+  %q = bf16[2,64,3,16]{3,2,1,0} parameter(4)
+  %fmha = (bf16[2,3,64,16]{3,1,2,0}, u8[0]{0}) custom-call(%q, %q, %q), \
+custom_call_target="__cudnn$fmhaSoftmax"
+  ROOT %sum = f32[16,8]{1,0} add(%dot.1, %dot.1)
+}
+"""
+
+
+@pytest.fixture
+def program():
+    return Program(TEXT)
+
+
+def test_products(program):
+    dot = gemm = 2 * 16 * 8 * 4
+    convolution = 2 * 64 * 32 * (8 * 128)
+    attention = 2 * 2 * (2 * 3 * 64 * 64 * 16)
+    assert product_flops(program) == dot + gemm + convolution + 1000 + attention
+    assert program.kernels() == {"__cudnn$fmhaSoftmax": 1, "tpu_custom_call": 1}
+
+
+def test_collectives(program):
+    assert collectives(program, 4) == [
+        Collective("all-gather", 128 * 8 * 2, 2),
+        Collective("reduce-scatter", 32 * 8 * 4, 2),
+        Collective("all-reduce", (16 * 8 + 4 * 8) * 4, 4),
+        Collective("all-gather", 64 * 8 * 4, 4),
+        Collective("reduce-scatter", 16 * 8 * 4, 4),
+    ]
+
+
+def test_time_on_a_ring():
+    assert Collective("all-gather", 1000, 4).seconds(100) == pytest.approx(7.5)
+    assert Collective("reduce-scatter", 1000, 4).seconds(100) == pytest.approx(7.5)
+    assert Collective("all-reduce", 1000, 4).seconds(100) == pytest.approx(15)
+    assert Collective("collective-permute", 1000, 4).seconds(100) == pytest.approx(10)
+
+
+def test_bytes_are_of_the_kernels_of_the_main_computation():
+    text = TEXT[TEXT.index("ENTRY") :].split("  %k =")[0] + "}\n"
+    assert bytes_moved(Program(text)) == 4 * (16 * 4 + 4 * 8 + 16 * 8)

@@ -1,0 +1,210 @@
+"""Plans: counted FLOPs against compiled ones, compiled HLO against what is written in the step."""
+
+import dataclasses
+import json
+import sys
+
+import jax
+import pytest
+
+from jaxbert import cli, plan_cli
+from jaxbert.models import BertConfig
+from jaxbert.plan import DoesNotFit, Topology, largest_batch, make_plan, smallest_slice
+from jaxbert.plan import compile as module
+from jaxbert.plan.flops import training_flops
+from jaxbert.plan.hardware import CHIPS, Chip, _target, open_topology, parse_topology
+from jaxbert.training import TrainConfig
+
+# Full heads, as the kernel wants them; one layer, for compiling is all the time.
+SMALL = BertConfig(
+    vocab_size=64,
+    hidden_size=128,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    intermediate_size=256,
+    max_position_embeddings=64,
+)
+TERA = dict.fromkeys(("float32", "bfloat16"), 1e12)
+HERE = Chip("cpu", "this machine", 1e9, TERA, 1e10, 1e9, ("1",), "made up")
+
+
+def here(devices):
+    return Topology(f"cpu:{devices}", HERE, jax.devices()[:devices])
+
+
+def settings(batch_size=16, **more):
+    return TrainConfig(batch_size=batch_size, max_length=32, parallel="mesh", **more)
+
+
+@pytest.fixture(scope="module")
+def on_four():
+    return make_plan(SMALL, here(4), settings(mesh="data=2,fsdp=2"), dtype="float32")
+
+
+def test_flops_are_those_of_the_compiled_step(on_four):
+    assert on_four.model_flops == training_flops(SMALL, 16, 32) // 4
+    # The last layer asks for one token a row: two of its six products have no sum, and become
+    # multiplications.
+    no_sum = 2 * (2 * 4 * 2 * 32 * 64)
+    assert on_four.flops == on_four.model_flops - no_sum
+    assert on_four.waste == pytest.approx(-no_sum / on_four.model_flops)
+
+
+def test_flops_by_hand():
+    """One layer of width 1: 2 tokens, of which the layer computes keys and values only, but 1."""
+    one = BertConfig(
+        vocab_size=8, hidden_size=1, num_hidden_layers=1, num_attention_heads=1,
+        intermediate_size=3, num_labels=5,
+    )  # fmt: skip
+    query_and_output, keys_and_values, attention, feed_forward = 2, 4, 2 * 2, 2 * 3
+    layer = query_and_output + keys_and_values + attention + feed_forward
+    pooler_and_classifier = 1 + 5
+    assert training_flops(one, 1, 2) == 3 * 2 * (layer + pooler_and_classifier)
+
+
+def test_memory_is_that_of_the_arrays(on_four):
+    shapes = {"matrices": 0, "vectors": 0}
+    for leaf in jax.tree.leaves(module._step(*_step_of(4))[1].params):
+        shapes["matrices" if leaf.ndim > 1 else "vectors"] += leaf.size * 4
+    assert on_four.params == shapes["matrices"] // 2 + shapes["vectors"]
+    assert 2 * on_four.params < on_four.optimizer_state < 2.01 * on_four.params
+    assert on_four.peak > on_four.params + on_four.optimizer_state + on_four.activations
+    assert on_four.fits == (on_four.peak <= 1e9)
+
+
+def _step_of(devices):
+    engine = module.parallel.make_engine("mesh", "data=2,fsdp=2", jax.devices()[:devices])
+    return SMALL, module.Compute(), settings(), engine
+
+
+def test_what_is_sent_is_what_the_mesh_must(on_four):
+    params = module._step(*_step_of(4))[1].params
+    matrices = sum(leaf.size * 4 for leaf in jax.tree.leaves(params) if leaf.ndim > 1)
+    assert on_four.sent["all-gather"]["bytes"] == matrices
+    assert on_four.sent["reduce-scatter"]["bytes"] == matrices
+    ring = matrices * (1 / 2) / HERE.link
+    assert on_four.sent["all-gather"]["seconds"] == pytest.approx(ring)
+    assert set(on_four.sent) == {"all-gather", "reduce-scatter", "all-reduce"}
+
+
+def test_the_estimate_is_a_roofline(on_four):
+    sending = sum(sent["seconds"] for sent in on_four.sent.values())
+    working = max(on_four.flops / 1e12, on_four.bytes_moved / 1e10)
+    assert on_four.estimated_seconds == pytest.approx(working + sending)
+    possible = on_four.estimated_seconds * 1e12
+    assert on_four.utilisation == pytest.approx(on_four.model_flops / possible)
+
+
+def test_what_cannot_be_planned():
+    with pytest.raises(ValueError, match="batch_size=6 does not divide by 4"):
+        make_plan(SMALL, here(4), settings(6))
+    with pytest.raises(ValueError, match="divide batch_size by accumulation"):
+        make_plan(SMALL, here(1), settings(accumulation=2))
+    with pytest.raises(ValueError, match="max_length=128 is more than the model's 64"):
+        make_plan(SMALL, here(1), TrainConfig(max_length=128))
+
+
+BAD = ("v9:2x2", "v5e", "v5e:", "v5e:2", "v5e:0x4", "v5p:2x2", "h100:2x4", "h100:x")
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_topologies_that_cannot_be(name):
+    with pytest.raises(ValueError, match="topology="):
+        parse_topology(name)
+
+
+def test_topologies():
+    assert parse_topology("v5e:2x4") == (CHIPS["v5e"], "2x4", 8)
+    assert parse_topology("v5p:2x2x4")[2] == 16
+    assert parse_topology("h100:8")[2] == 8
+    for chip in CHIPS.values():
+        counts = [parse_topology(f"{k}:{s}")[2] for k, c in CHIPS.items() if c is chip
+                  for s in chip.slices]  # fmt: skip
+        assert counts == sorted(counts)
+    assert 'device_description_str: "NVIDIA H100 80GB HBM3"' in _target(CHIPS["h100"])
+
+
+@pytest.mark.parametrize(("name", "extra"), [("v5e:2x4", "tpu"), ("h100:8", "cuda12")])
+def test_missing_packages_are_named(monkeypatch, name, extra):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ModuleNotFoundError, match=rf"pip install 'jaxbert\[{extra}\]'"):
+        open_topology(name)
+
+
+@dataclasses.dataclass
+class Fake:
+    batch_size: int
+    peak: float
+    memory: float = 1000.0
+    topology: str = ""
+
+    @property
+    def fits(self):
+        return self.peak <= self.memory
+
+
+@pytest.mark.parametrize(
+    "peak",
+    [
+        lambda n: 100 + 3 * n,
+        lambda n: 1 * n,
+        lambda n: 100 + 3.3 * n - 0.001 * n * n,
+        lambda n: 100 + 0.01 * n * n,
+    ],
+    ids=["line", "exact", "bent", "steep"],
+)
+def test_the_largest_batch(peak):
+    asked = []
+
+    def plan(n):
+        asked.append(n)
+        if peak(n) > 2000:
+            raise DoesNotFit("compiler")
+        return Fake(n, peak(n))
+
+    found = largest_batch(plan, 8).batch_size
+    largest = max(n for n in range(8, 2000, 8) if peak(n) <= 1000)
+    assert largest * 15 / 16 - 8 <= found <= largest
+    assert len(asked) <= 9
+
+
+def test_nothing_fits():
+    with pytest.raises(DoesNotFit, match=r"2\.0 GB of 1 GB"):
+        largest_batch(lambda n: Fake(n, 2e9, 1e9), 8)
+    with pytest.raises(DoesNotFit, match=r"a batch of 4 fits none of v5e:1x1, v5e:2x2$"):
+        smallest_slice(lambda name: Fake(4, 2000), "v5e", 4)
+
+
+def test_the_smallest_slice():
+    def plan(name):
+        return Fake(8, 4000 / parse_topology(name)[2], topology=name)
+
+    assert smallest_slice(plan, "v5e", 8).topology == "v5e:2x2"
+
+
+def test_the_command(monkeypatch, tmp_path, capsys):
+    (tmp_path / "config.json").write_text(json.dumps(SMALL.to_hf()))
+    monkeypatch.setattr(plan_cli, "open_topology", lambda name: here(8))
+    lines = tmp_path / "plans.jsonl"
+    words = ["plan", "--topology", "v5e:2x4", "--model", str(tmp_path), "--batch-size", "16"]
+    words += ["--max-length", "32", "--dtype", "float32", "--mesh", "data=8"]
+    assert cli.main([*words, "--json", str(lines)]) == 0
+    out = capsys.readouterr().out
+    for wanted in ("16 x 32 tokens", "-0.0% of what the model asks for", ": fits", "all-reduce"):
+        assert wanted in out
+    (line,) = map(json.loads, lines.read_text().splitlines())
+    assert line["fits"]
+    assert line["mesh"] == {"data": 8, "fsdp": 1}
+    assert cli.main([*words, "--batch-size", "9"]) == cli.BAD_INPUT
+    assert "nearest sizes" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="libtpu is for Linux")
+def test_a_tpu_computes_attention_in_the_kernel():
+    one = dataclasses.replace(SMALL, num_hidden_layers=2)
+    plan = make_plan(one, open_topology("v5e:2x4"), settings(mesh="fsdp=8"))
+    # The first layer's, forward and backward; the last computes single tokens.
+    assert plan.kernels == {"tpu_custom_call": 2}
+    assert 0 <= plan.waste < 0.1
+    assert set(plan.sent) <= {"all-gather", "reduce-scatter", "all-reduce", "collective-permute"}
+    assert plan.fits
