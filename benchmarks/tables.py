@@ -169,6 +169,51 @@ def parity() -> str:
     return f"{table(header, rows)}\n\n`python -m benchmarks.parity`; float32."
 
 
+def plans() -> str:
+    """Every plan: memory of a device, waste, and the estimate."""
+    found = {tuple(row[field] for field in PLAN): row for row in read_results("plans")}
+    rows = [
+        [
+            row["model"],
+            row["topology"],
+            f"{row['batch_size']} x {row['max_length']}",
+            row["mesh"],
+            f"{row['peak'] / 1e9:.1f} of {row['memory'] / 1e9:.0f}",
+            f"{row['waste']:+.1%}",
+            _sent(row),
+            f"{1000 * row['estimated_seconds']:.0f}",
+            f"{row['utilisation']:.0%}",
+            _kernels(row),
+        ]
+        for row in found.values()
+    ]
+    if not rows:
+        return "Not planned yet: `python -m benchmarks.plans` does."
+    header = ["model", "slice", "batch", "mesh", "peak memory, GB", "FLOPs beyond the model's",
+              "sent, GB", "estimate, ms", "utilisation, at most", "attention"]  # fmt: skip
+    note = (
+        "`python -m benchmarks.plans`: bfloat16 products, AdamW, all rows of full length; memory "
+        "and sent bytes of one device. Compiled, not run: an estimate is at the makers' published "
+        "peaks, which no real step reaches."
+    )
+    return f"{table(header, rows)}\n\n{note}"
+
+
+PLAN = ("model", "topology", "batch_size", "max_length", "mesh", "attention_dropout")
+KERNELS = {"tpu_custom_call": "Pallas", "__cudnn": "cuDNN"}
+
+
+def _sent(row: dict[str, Any]) -> str:
+    return f"{sum(kind['bytes'] for kind in row['sent'].values()) / 1e9:.2f}"
+
+
+def _kernels(row: dict[str, Any]) -> str:
+    names = {short for name in row["kernels"] for start, short in KERNELS.items()
+             if name.startswith(start)}  # fmt: skip
+    dropout = ", no dropout" if row["attention_dropout"] == 0 else ""
+    return (", ".join(sorted(names)) or "plain") + dropout
+
+
 def lab() -> str:
     """Verdicts, results and differences of the committed study, and the sweep."""
     parts = []
@@ -189,6 +234,7 @@ TABLES = {
     "lr": lr,
     "strategies": strategies,
     "lab": lab,
+    "plans": plans,
 }
 
 

@@ -10,6 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from jaxbert.models import BertConfig
 from jaxbert.optim import OptimizerConfig
 from jaxbert.plan import Plan, largest_batch, make_plan, open_topology, smallest_slice
@@ -64,9 +66,10 @@ def _show(args: argparse.Namespace, plan: Plan, title: str | None = None) -> Non
     for name, value in _lines(plan):
         print(f"  {name:<30}{value}")
     if args.json:
-        settings = {"model": args.model, "optimizer": args.optimizer}
-        settings["attention_dropout"] = args.attention_dropout
-        line = settings | dataclasses.asdict(plan) | {"fits": plan.fits, "waste": plan.waste}
+        asked = ("model", "mesh", "optimizer", "attention_dropout", "gradient_checkpointing")
+        found = dataclasses.asdict(plan) | {"fits": plan.fits, "waste": plan.waste}
+        line = {"jax": jax.__version__, **found, **{name: getattr(args, name) for name in asked}}
+        line["axes"] = plan.mesh
         with Path(args.json).open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 

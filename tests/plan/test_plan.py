@@ -194,7 +194,8 @@ def test_the_command(monkeypatch, tmp_path, capsys):
         assert wanted in out
     (line,) = map(json.loads, lines.read_text().splitlines())
     assert line["fits"]
-    assert line["mesh"] == {"data": 8, "fsdp": 1}
+    assert line["mesh"] == "data=8"
+    assert line["axes"] == {"data": 8, "fsdp": 1}
     assert cli.main([*words, "--batch-size", "9"]) == cli.BAD_INPUT
     assert "nearest sizes" in capsys.readouterr().err
 
