@@ -1,6 +1,7 @@
 # make demo   fine-tune a real BERT on real text and print how it did
 # make test   everything that CI runs
 # make bench  time training and inference against PyTorch
+# make bench-environments  so that `bench` has HF Flax and KerasHub too
 #
 # Each makes the environment it needs in $(VENV) from pyproject.toml, once.
 
@@ -12,7 +13,7 @@ PIP := $(BIN)/python -m pip install --quiet
 PYTEST := -n 2 --dist loadfile
 NEWER := $(VENV)-3.12
 
-.PHONY: demo test lint test-newer bench env env-test clean
+.PHONY: demo test lint test-newer bench bench-environments env env-test clean
 
 demo: env
 	$(BIN)/jaxbert demo $(ARGS)
@@ -31,6 +32,20 @@ test-newer:
 	@if python3.12 -c '' 2>/dev/null; then $(MAKE) $(NEWER)/ready && \
 	  $(NEWER)/bin/python -m pytest $(PYTEST) --ignore=tests/parity; \
 	else echo 'python3.12 cannot be called: the tests on the newest JAX are left out'; fi
+
+# Other packages' sides need environments of their own; without them `bench` leaves those out.
+bench-environments: .venv-hf-flax/ready .venv-keras-hub/ready
+
+.venv-hf-flax/ready: benchmarks/environments/hf_flax.txt
+	$(PYTHON) -m venv .venv-hf-flax
+	.venv-hf-flax/bin/python -m pip install --quiet --requirement $<
+	touch $@
+
+.venv-keras-hub/ready: benchmarks/environments/keras_hub.txt
+	$(PYTHON) -m venv .venv-keras-hub
+	.venv-keras-hub/bin/python -m pip install --quiet --requirement $<
+	.venv-keras-hub/bin/python -m pip install --quiet --no-deps keras-hub==0.32.0
+	touch $@
 
 bench: env-test
 	$(BIN)/python -m benchmarks.compare $(ARGS)

@@ -34,17 +34,40 @@ NAME = "speed"
 
 
 class SideSpec(NamedTuple):
-    """The program of a side, and what it is loaded with beside the workload."""
+    """The program of a side, and what it is loaded with beside the workload.
+
+    environment: the virtual environment beside the project that it needs; "" is this one.
+    """
 
     module: str
     options: dict[str, Any]
+    environment: str = ""
+
+    def python(self) -> str:
+        """The interpreter that runs it."""
+        if not self.environment:
+            return sys.executable
+        return str(ROOT / f".venv-{self.environment}" / "bin" / "python")
+
+    def is_there(self) -> bool:
+        """Whether its environment has been made."""
+        return Path(self.python()).exists()
+
+    def serves(self, workload: Workload) -> bool:
+        """Not where another dtype of its own is the workload's anyway."""
+        return self.options.get("dtype") != workload.dtype
 
 
 SIDES = {
     "jaxbert": SideSpec("benchmarks.side_jaxbert", {}),
     "torch-eager": SideSpec("benchmarks.side_torch", {"compile": False}),
     "torch-compiled": SideSpec("benchmarks.side_torch", {"compile": True}),
+    # In bfloat16, its products in float32 may be the faster: its best is the better of the two.
+    "hf-flax": SideSpec("benchmarks.side_hf_flax", {}, "hf-flax"),
+    "hf-flax-float32": SideSpec("benchmarks.side_hf_flax", {"dtype": "float32"}, "hf-flax"),
+    "keras-hub": SideSpec("benchmarks.side_keras_hub", {}, "keras-hub"),
 }
+ROOT = Path(__file__).parent.parent
 JAX_PLATFORMS = {"cpu": "cpu", "gpu": "cuda", "tpu": "tpu"}
 
 
@@ -129,7 +152,7 @@ class Comparison:
         cache = stack.enter_context(
             tempfile.TemporaryDirectory(dir=self.directory, ignore_cleanup_errors=True)
         )
-        command = [sys.executable, "-m", SIDES[name].module]
+        command = [SIDES[name].python(), "-m", SIDES[name].module]
         env = self.env | {"TORCHINDUCTOR_CACHE_DIR": cache}
         return stack.enter_context(SideProcess(command, env, self.directory / f"{name}.log"))
 
@@ -170,27 +193,30 @@ class Comparison:
         result["median_step_seconds"] = statistics.median(result["step_seconds"])
 
 
-def ratio_to_torch(results: Mapping[str, Mapping[str, Any]]) -> float | None:
-    """Speed of jaxbert over that of the faster PyTorch: a ratio of medians; None without both."""
+def ratio_to(others: str, results: Mapping[str, Mapping[str, Any]]) -> float | None:
+    """Speed of jaxbert over that of the fastest side whose name starts with `others`.
+
+    A ratio of medians; None without both.
+    """
     medians = {n: r["median_step_seconds"] for n, r in results.items() if "error" not in r}
-    torch = [median for name, median in medians.items() if name.startswith("torch")]
-    return min(torch) / medians["jaxbert"] if torch and "jaxbert" in medians else None
+    other = [median for name, median in medians.items() if name.startswith(others)]
+    return min(other) / medians["jaxbert"] if other and "jaxbert" in medians else None
 
 
 def format_table(workload: Workload, results: Mapping[str, Mapping[str, Any]]) -> str:
-    """A line for every side; jaxbert's ends in its speed over the faster PyTorch's."""
+    """A line for every side; it ends in jaxbert's speed over that side's."""
     lines = [
         f"{workload.name}: {workload.batch} x {workload.length}, {workload.examples} examples",
         f"  {'side':<15} {'ms/step':>9} {'min - max':>19} {'compile s':>10} {'peak MiB':>9}"
         f" {'speed':>7}",
     ]
-    ratio = ratio_to_torch(results)
     for name, result in results.items():
         if "error" in result:
             lines.append(f"  {name:<15} failed: {result['error']}")
             continue
         steps = [1000 * s for s in result["step_seconds"]]
-        speed = f"{ratio:.2f}x" if name == "jaxbert" and ratio else ""
+        ratio = ratio_to(name, {n: results[n] for n in ("jaxbert", name) if n in results})
+        speed = f"{ratio:.2f}x" if ratio and name != "jaxbert" else ""
         lines.append(
             f"  {name:<15} {statistics.median(steps):9.1f} "
             f"{f'{min(steps):.1f} - {max(steps):.1f}':>19} {result['compile_seconds']:10.1f} "
@@ -218,7 +244,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     whole = True
     for workload in _chosen(args):
         with tempfile.TemporaryDirectory(prefix="jaxbert-bench-") as directory:
-            comparison = Comparison(workload, args.sides, args.device, Path(directory))
+            sides = [name for name in args.sides if SIDES[name].serves(workload)]
+            comparison = Comparison(workload, sides, args.device, Path(directory))
             try:
                 results = comparison.run(args.rounds)
             except (Disagreement, SideError) as error:
@@ -250,8 +277,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--only", nargs="+", choices=WORKLOADS, metavar="NAME",
                         help=f"these workloads: {', '.join(WORKLOADS)}")  # fmt: skip
     parser.add_argument("--rounds", type=_positive, default=7, help="of each side (default 7)")
-    parser.add_argument("--sides", type=_sides, default=list(SIDES),
-                        help=f"default {','.join(SIDES)}")  # fmt: skip
+    there = [name for name, side in SIDES.items() if side.is_there()]
+    parser.add_argument("--sides", type=_sides, default=there,
+                        help=f"default {','.join(there)}")  # fmt: skip
     parser.add_argument("--device", choices=JAX_PLATFORMS, default="cpu")
     parser.add_argument("--examples", type=_positive, help="sentences of a pass of the reviews")
     parser.add_argument("--results", type=Path, default=RESULTS, metavar="DIR",
@@ -271,6 +299,10 @@ def _sides(text: str) -> list[str]:
     if unknown := sorted(set(names) - set(SIDES)):
         raise argparse.ArgumentTypeError(
             f"unknown {', '.join(unknown)}; known are {', '.join(SIDES)}"
+        )
+    if missing := [name for name in names if not SIDES[name].is_there()]:
+        raise argparse.ArgumentTypeError(
+            f"{', '.join(missing)}: no environment yet, make it with: make bench-environments"
         )
     return names
 

@@ -7,11 +7,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
-from benchmarks.protocol import Side, serve
-from benchmarks.results import cores, peak_memory_bytes
+from benchmarks.jax_side import JaxSide
+from benchmarks.protocol import serve
 from benchmarks.workload import TOTAL_STEPS, Data, Workload, read_data
 from jaxbert.data import Batches, Prefetch, Tokenized
 from jaxbert.models import BertForSequenceClassification, split_model
@@ -21,8 +20,8 @@ from jaxbert.training.losses import classification
 from jaxbert.training.step import init_state, make_eval_step, make_train_step
 
 
-class JaxbertSide(Side):
-    """See `Side`. Where it runs is said by JAX_PLATFORMS, before jax is imported."""
+class JaxbertSide(JaxSide):
+    """See `Side`."""
 
     def __init__(self, workload: Workload, directory: Path, device: str) -> None:
         self.workload = workload
@@ -58,10 +57,6 @@ class JaxbertSide(Side):
         tokenized = Tokenized(data.input_ids, types, data.offsets, data.labels)
         return Batches(tokenized, work.batch, max_length=work.length, layout=work.layout)
 
-    def about(self) -> dict[str, Any]:
-        device = parallel.describe_devices()
-        return {"platform": device["platform"], "device": device["kind"], "threads": cores()}
-
     def loss(self) -> float:
         step = parallel.Compiled(make_eval_step(self._graphdef, classification))
         out = step(self._params, parallel.put(next(self._first.epoch(0))))
@@ -77,16 +72,6 @@ class JaxbertSide(Side):
             inputs = {name: value for name, value in batch.items() if name != "labels"}
             values = self._step(self._state, parallel.put(inputs))
         self._results.append(values)
-
-    def wait(self) -> None:
-        jax.block_until_ready((self._state, self._results))
-        self._results.clear()
-
-    def memory(self) -> int:
-        device = jax.devices()[0]
-        if device.platform == "cpu":
-            return peak_memory_bytes()
-        return device.memory_stats()["peak_bytes_in_use"]
 
 
 if __name__ == "__main__":

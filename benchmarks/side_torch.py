@@ -14,13 +14,13 @@ import numpy as np
 import torch
 import transformers
 
+from benchmarks import padding
 from benchmarks.protocol import Side, serve
 from benchmarks.results import cores, peak_memory_bytes
 from benchmarks.torch_finetune import parameter_groups
 from benchmarks.workload import TOTAL_STEPS, Workload, read_data
 
 DEVICES = {"cpu": "cpu", "gpu": "cuda"}
-MEGABATCH = 50  # batches that are sorted by length together, as transformers' length grouping
 
 
 class TorchSide(Side):
@@ -37,15 +37,12 @@ class TorchSide(Side):
         self.device = torch.device(DEVICES[device])
         torch.set_num_threads(cores())
         torch.manual_seed(workload.seed)
-        data = read_data(directory)
-        ids = torch.from_numpy(data.input_ids).long()
-        self._ids = ids.split(np.diff(data.offsets).tolist())
-        self._labels = torch.from_numpy(data.labels).long()
+        self._data = read_data(directory)
         self._model = transformers.BertForSequenceClassification.from_pretrained(
             directory / "model", attn_implementation="sdpa", dtype=torch.float32
         ).to(self.device)
         # Lengths that change from batch to batch would each be compiled anew.
-        dynamic = workload.torch_layout == "grouped"
+        dynamic = workload.padding == "grouped"
         self._forward = torch.compile(self._model, dynamic=dynamic) if compile else self._model
         self._model.train(workload.kind == "train")
         if workload.kind == "train":
@@ -77,45 +74,16 @@ class TorchSide(Side):
     def loss(self) -> float:
         self._model.eval()
         with torch.inference_mode(), self._autocast():
-            batch = self._batch(range(self.workload.batch))
+            batch = self._put(padding.batch(self._data, self.workload, range(self.workload.batch)))
             loss = float(self._forward(**batch).loss)
         self._model.train(self.workload.kind == "train")
         return loss
 
     def batches(self) -> Iterable[Mapping[str, torch.Tensor]]:
-        work = self.workload
-        order = np.arange(len(self._ids))
-        if work.torch_layout == "grouped":
-            order = self._grouped()
-        for at in range(0, len(order), work.batch):
-            yield self._batch(order[at : at + work.batch])
+        return map(self._put, padding.batches(self._data, self.workload))
 
-    def _grouped(self) -> np.ndarray:
-        """A shuffled order, sorted by length within every MEGABATCH batches."""
-        lengths = np.array([len(row) for row in self._ids])
-        order = np.random.default_rng(self.workload.seed).permutation(len(lengths))
-        size = MEGABATCH * self.workload.batch
-        parts = [order[at : at + size] for at in range(0, len(order), size)]
-        return np.concatenate([part[np.argsort(-lengths[part], kind="stable")] for part in parts])
-
-    def _batch(self, members: Iterable[int]) -> dict[str, torch.Tensor]:
-        members = list(members)
-        rows = [self._ids[i] for i in members]
-        if not self.workload.is_ragged:
-            batch = {"input_ids": torch.stack(rows)}
-        else:
-            if self.workload.torch_layout == "grouped":
-                length = max(len(row) for row in rows)
-            else:
-                length = self.workload.length
-            ids = torch.full((len(rows), length), self._model.config.pad_token_id)
-            for to, row in zip(ids, rows, strict=True):
-                to[: len(row)] = row
-            lengths = torch.tensor([len(row) for row in rows])
-            mask = (torch.arange(length) < lengths[:, None]).long()
-            batch = {"input_ids": ids, "attention_mask": mask}
-        batch["labels"] = self._labels[members]
-        return {name: value.to(self.device) for name, value in batch.items()}
+    def _put(self, batch: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:
+        return {name: torch.from_numpy(x).long().to(self.device) for name, x in batch.items()}
 
     def step(self, batch: Mapping[str, torch.Tensor]) -> None:
         if self.workload.kind == "infer":

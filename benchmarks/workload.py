@@ -37,7 +37,8 @@ class Workload:
       source: of the examples: random tokens, "full" or "ragged" in length, or the sentences of
         the demo's "reviews".
       layout: of jaxbert's rows, see `data.Batches`.
-      torch_layout: "padded" to length, or "grouped": batches of like lengths, padded to their own.
+      padding: of the other sides' rows: "padded" to length, or "grouped": batches of like lengths,
+        padded to their own.
       dropout: rate at every site.
       shape: (field, value) rows that replace fields of the preset.
       seed: of weights, tokens, labels and order.
@@ -52,7 +53,7 @@ class Workload:
     examples: int
     source: str = "full"
     layout: str = "padded"
-    torch_layout: str = "padded"
+    padding: str = "padded"
     dropout: float = 0.1
     shape: tuple[tuple[str, int], ...] = ()
     seed: int = 0
@@ -91,8 +92,8 @@ FULL = [
     *QUICK,
     *_both("base-8x128-train", 1, preset=BASE, batch=8),
     *_both("base-4x512-train", 1, preset=BASE, batch=4, length=512),
-    *_both("reviews", **_REVIEWS, torch_layout="grouped"),
-    *_both("reviews-padded", **_REVIEWS, torch_layout="padded"),
+    *_both("reviews", **_REVIEWS, padding="grouped"),
+    *_both("reviews-padded", **_REVIEWS, padding="padded"),
 ]
 TOKENS = 4096  # of a step, at every length
 LENGTHS = [
@@ -112,7 +113,7 @@ SMOKE = [
         shape=TINY,
         source="ragged",
         layout="packed",
-        torch_layout="grouped",
+        padding="grouped",
     ),
 ]
 WORKLOADS = {workload.name: workload for workload in [*FULL, *LENGTHS, *SMOKE]}

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from benchmarks import compare
-from benchmarks.compare import Comparison, Disagreement, format_table, ratio_to_torch
+from benchmarks.compare import Comparison, Disagreement, format_table, ratio_to
 from benchmarks.protocol import SideError
 from benchmarks.results import read_results
 from benchmarks.side_jaxbert import JaxbertSide
@@ -48,7 +48,7 @@ def smoke(kind, **changes):
 @pytest.mark.parametrize("layout", ["grouped", "padded"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_losses_agree_whatever_the_layout(files, dtype, layout):
-    workload = smoke(f"ragged-{dtype}", torch_layout=layout)
+    workload = smoke(f"ragged-{dtype}", padding=layout)
     ours, theirs = load(workload, files(workload))
     assert ours.loss() == pytest.approx(theirs.loss(), rel=1e-6 if dtype == "float32" else 2e-3)
 
@@ -79,7 +79,7 @@ def test_every_example_is_in_a_pass_once(files):
     assert sum(batch["weights"].sum() for batch in packed) == workload.examples
     assert sum(len(batch["labels"]) for batch in grouped) == workload.examples
     widths = [batch["input_ids"].shape[1] for batch in grouped]
-    assert widths == sorted(widths, reverse=True)  # one megabatch, the longest first
+    assert widths == sorted(widths, reverse=True)  # the longest first
 
 
 def test_dropout_is_on_in_training_and_off_in_the_check(files):
@@ -107,7 +107,7 @@ def test_compare_measures_and_keeps(tmp_path, capsys, monkeypatch):
         assert row["peak_memory_bytes"] > 2**26
     assert rows[0]["allocator"] == rows[1]["allocator"] is not None
     assert "jaxbert" in (table := capsys.readouterr().out)
-    assert f"{ratio_to_torch({row['side']: row for row in rows}):.2f}x" in table
+    assert f"{ratio_to('torch', {row['side']: row for row in rows}):.2f}x" in table
 
 
 def test_a_side_that_fails_is_reported(tmp_path, monkeypatch):
@@ -117,7 +117,21 @@ def test_a_side_that_fails_is_reported(tmp_path, monkeypatch):
     assert results.keys() == {"torch-eager"}
     assert "FileNotFoundError" in results["torch-eager"]["error"]
     assert "failed: load: FileNotFoundError" in format_table(workload, results)
-    assert ratio_to_torch(results) is None
+    assert ratio_to("torch", results) is None
+
+
+def test_a_side_without_its_environment_is_refused(monkeypatch, capsys):
+    lost = compare.SideSpec("benchmarks.side_torch", {}, "no-such-environment")
+    monkeypatch.setitem(compare.SIDES, "lost", lost)
+    with pytest.raises(SystemExit):
+        compare.main(["--sides", "jaxbert,lost"])
+    assert "lost: no environment yet" in capsys.readouterr().err
+
+
+def test_a_second_precision_is_for_the_other_only():
+    side = compare.SIDES["hf-flax-float32"]
+    assert side.serves(WORKLOADS["smoke-train-bfloat16"])
+    assert not side.serves(WORKLOADS["smoke-train-float32"])
 
 
 def test_a_side_that_dies_is_reported(tmp_path, monkeypatch):
