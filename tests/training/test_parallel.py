@@ -135,15 +135,20 @@ def test_embeddings_come_in_the_order_of_the_texts(tokenizer, name, mesh):
     np.testing.assert_allclose(found, alone, atol=1e-5)
 
 
+def compiled_on(network, tokenized, mesh):
+    """The program of a training step with AdamW."""
+    chosen = engine("mesh", mesh)
+    step, state = start(network, OPTIMIZERS["adamw"], chosen)
+    step(state, parallel.put(next(batches(tokenized, chosen.parts).epoch(0)), chosen))
+    (program,) = step._programs.values()
+    return program
+
+
 COLLECTIVE = re.compile(r"= (\S+|\(.*?\)) (all-\w+|reduce-scatter|collective-\w+)(?:-start)?\(")
 
 
-def collectives(network, tokenized, chosen):
+def collectives(program):
     """{operation: sizes of its results, largest first} of the compiled step."""
-    step, state = start(network, OPTIMIZERS["adamw"], chosen)
-    batch = parallel.put(next(batches(tokenized, chosen.parts).epoch(0)), chosen)
-    step(state, batch)
-    (program,) = step._programs.values()
     found = {}
     for shapes, operation in COLLECTIVE.findall(program.as_text()):
         sizes = [np.prod([int(n) for n in shape.split(",") if n]) for shape in
@@ -158,7 +163,7 @@ def test_a_mesh_sends_what_it_must_and_no_more(network, tokenized):
     sums = 100  # at most, of single numbers: the loss, its count, squares for the norms
 
     def sent(mesh):
-        return collectives(network, tokenized, engine("mesh", mesh))
+        return collectives(compiled_on(network, tokenized, mesh))
 
     data = sent("data=8,fsdp=1")
     assert set(data) == {"all-reduce"}
@@ -174,13 +179,15 @@ def test_a_mesh_sends_what_it_must_and_no_more(network, tokenized):
         assert len(found["all-reduce"]) - len(between) < sums
 
 
-def test_optimizer_memory_falls_with_fsdp(network):
+def test_memory_falls_with_fsdp(network, tokenized):
+    """Of parameters and of both moments, a device holds one part in `fsdp`."""
+    matrices = sum(leaf.nbytes for leaf in jax.tree.leaves(network[1]) if leaf.ndim > 1)
     held = {}
-    for parts in (1, 2, 8):
-        _, state = start(network, OPTIMIZERS["adamw"], engine("mesh", f"fsdp={parts}"))
-        moments = [leaf for leaf in jax.tree.leaves(state.opt_state) if leaf.ndim > 1]
-        held[parts] = sum(leaf.addressable_shards[0].data.nbytes for leaf in moments)
-    assert held[1] == 2 * held[2] == 8 * held[8] > 0
+    for mesh, parts in zip(MESHES, (1, 2, 8), strict=True):
+        program = compiled_on(network, tokenized, mesh)
+        held[parts] = program.memory_analysis().argument_size_in_bytes
+    assert held[1] - held[2] == 3 * (matrices - matrices // 2)
+    assert held[1] - held[8] == 3 * (matrices - matrices // 8)
 
 
 def test_batches_that_do_not_divide_are_refused():
