@@ -103,7 +103,11 @@ def open_topology(name: str) -> Topology:
 
 
 _NEEDS = {
-    "tpu": ("libtpu", "jaxbert[tpu]", {"TPU_SKIP_MDS_QUERY": "1"}),
+    "tpu": (
+        "libtpu",
+        "jaxbert[tpu]",
+        {"TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"},
+    ),
     "gpu": ("jax_cuda12_plugin", "jaxbert[cuda12]", {"JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1"}),
 }
 
@@ -114,7 +118,8 @@ def _require(platform: str) -> None:
         raise ModuleNotFoundError(
             f"compiling for a {platform.upper()} needs the package {module}: pip install '{extra}'"
         )
-    for name, value in settings.items():  # do not look for a machine that is not there
+    # Do not look for a machine that is not there, nor lock it against other processes.
+    for name, value in settings.items():
         os.environ.setdefault(name, value)
 
 

@@ -154,6 +154,9 @@ def _group(i: Instruction, devices: int) -> int:
         return len(listed.split(","))
     if counted := i.attribute(r"replica_groups=\[\d+,(\d+)\]"):
         return int(counted)
+    if named := re.search(r"replica_groups=mesh\[([^\]]*)\] ?\{([^}]*)\}", i.rest):
+        sizes = dict(re.findall(r"'(\w+)'=(\d+)", named.group(1)))
+        return math.prod(int(sizes[axis]) for axis in re.findall(r"'(\w+)'", named.group(2)))
     return devices
 
 

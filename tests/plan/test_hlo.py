@@ -37,6 +37,8 @@ replica_groups={{0,1,2,3}}, to_apply=%add
   %gather-start = (f32[16,8]{1,0}, f32[64,8]{1,0}) all-gather-start(%dot.1), \
 replica_groups={}, dimensions={0}
   %scatter = f32[4,8]{1,0} reduce-scatter(%dot.1), replica_groups={{0,1,2,3}}, to_apply=%add
+  %named = f32[16,8]{1,0} all-gather(%dot.1), \
+replica_groups=mesh['data'=4,'fsdp'=2] {'fsdp'}, dimensions={0}
   %alone = f32[16,8]{1,0} all-reduce(%dot.1), replica_groups={{0},{1},{2},{3}}, to_apply=%add
   %kernel = bf16[8,128,64]{2,1,0} custom-call(%x), custom_call_target="tpu_custom_call", \
 backend_config={"custom_call_config":{"cost_estimate":{"flops":"1000","transcendentals":"1"}}}
@@ -70,6 +72,7 @@ def test_collectives(program):
         Collective("all-reduce", (16 * 8 + 4 * 8) * 4, 4),
         Collective("all-gather", 64 * 8 * 4, 4),
         Collective("reduce-scatter", 16 * 8 * 4, 4),
+        Collective("all-gather", 16 * 8 * 4, 2),
     ]
 
 
