@@ -93,13 +93,7 @@ def make_plan(
       ValueError: what does not divide over the devices; a length beyond the model's positions.
       DoesNotFit: so much memory is missing that the compiler gave up.
     """
-    if training.accumulation != 1:
-        raise ValueError("a plan is of one part of a batch: divide batch_size by accumulation")
-    if training.max_length > model.max_position_embeddings:
-        raise ValueError(
-            f"max_length={training.max_length} is more than the model's "
-            f"{model.max_position_embeddings} positions"
-        )
+    _check(model, topology, training, dtype)
     engine = parallel.make_engine("mesh", training.mesh, topology.devices)
     engine.check(training.batch_size, 1)
     compute = Compute(
@@ -118,7 +112,38 @@ def make_plan(
             raise
         raise DoesNotFit(f"{topology.name}, batch_size={training.batch_size}: {error}") from None
     seconds = time.perf_counter() - start
-    return _read(compiled, state, model, topology, training, engine, dtype, seconds)
+    program, devices = Program(compiled.as_text()), len(topology.devices)
+    costs = _costs(compiled, program, topology, dtype)
+    asked = training_flops(model, training.batch_size, training.max_length) // devices
+    return Plan(
+        topology=topology.name,
+        mesh=dict(engine.mesh.shape),
+        batch_size=training.batch_size,
+        max_length=training.max_length,
+        dtype=dtype,
+        params=_held(state.params),
+        optimizer_state=_held(state.opt_state),
+        **_memory(compiled),
+        memory=int(topology.chip.memory),
+        **costs,
+        model_flops=asked,
+        utilisation=asked / (costs["estimated_seconds"] * topology.chip.flops[dtype]),
+        kernels=program.kernels(),
+        compile_seconds=seconds,
+    )
+
+
+def _check(model: BertConfig, topology: Topology, training: TrainConfig, dtype: str) -> None:
+    if training.accumulation != 1:
+        raise ValueError("a plan is of one part of a batch: divide batch_size by accumulation")
+    if training.max_length > model.max_position_embeddings:
+        raise ValueError(
+            f"max_length={training.max_length} is more than the model's "
+            f"{model.max_position_embeddings} positions"
+        )
+    if dtype not in topology.chip.flops:
+        known = ", ".join(topology.chip.flops)
+        raise ValueError(f"dtype={dtype!r}: {topology.chip.kind} can be planned for in {known}")
 
 
 def _step(
@@ -157,52 +182,29 @@ def _step(
     return step, state, (batch, rates)
 
 
-def _read(
-    compiled: Any,
-    state: Any,
-    model: BertConfig,
-    topology: Topology,
-    training: TrainConfig,
-    engine: parallel.MeshEngine,
-    dtype: str,
-    seconds: float,
-) -> Plan:
-    chip, devices = topology.chip, len(topology.devices)
-    program = Program(compiled.as_text())
+def _memory(compiled: Any) -> dict[str, int]:
+    """Bytes that one device holds during a step."""
     stats = compiled.memory_analysis()
     held = stats.argument_size_in_bytes + stats.output_size_in_bytes - stats.alias_size_in_bytes
-    costs = compiled.cost_analysis() or {}
-    moved = int(costs.get("bytes accessed") or bytes_moved(program))
+    peak = held + stats.temp_size_in_bytes + stats.generated_code_size_in_bytes
+    return {"activations": stats.temp_size_in_bytes, "peak": peak}
+
+
+def _costs(compiled: Any, program: Program, topology: Topology, dtype: str) -> dict[str, Any]:
+    """What one device computes, moves and sends, and how long that takes at least."""
+    chip = topology.chip
     flops = product_flops(program)
-    asked = training_flops(model, training.batch_size, training.max_length) // devices
+    # Compilers for TPUs have counted the bytes themselves, those for GPUs have not.
+    moved = int((compiled.cost_analysis() or {}).get("bytes accessed") or bytes_moved(program))
     sent: dict[str, dict[str, float]] = {}
-    for one in collectives(program, devices):
+    for one in collectives(program, len(topology.devices)):
         total = sent.setdefault(one.kind, {"count": 0, "bytes": 0, "seconds": 0.0})
         total["count"] += 1
         total["bytes"] += one.size
         total["seconds"] += one.seconds(chip.link)
     sending = sum(total["seconds"] for total in sent.values())
     estimate = max(flops / chip.flops[dtype], moved / chip.bandwidth) + sending
-    return Plan(
-        topology=topology.name,
-        mesh=dict(engine.mesh.shape),
-        batch_size=training.batch_size,
-        max_length=training.max_length,
-        dtype=dtype,
-        params=_held(state.params),
-        optimizer_state=_held(state.opt_state),
-        activations=stats.temp_size_in_bytes,
-        peak=held + stats.temp_size_in_bytes + stats.generated_code_size_in_bytes,
-        memory=int(chip.memory),
-        flops=flops,
-        model_flops=asked,
-        bytes_moved=moved,
-        sent=sent,
-        estimated_seconds=estimate,
-        utilisation=asked / (estimate * chip.flops[dtype]),
-        kernels=program.kernels(),
-        compile_seconds=seconds,
-    )
+    return {"flops": flops, "bytes_moved": moved, "sent": sent, "estimated_seconds": estimate}
 
 
 def _held(tree: Any) -> int:

@@ -100,6 +100,8 @@ def test_what_cannot_be_planned():
         make_plan(SMALL, here(4), settings(6))
     with pytest.raises(ValueError, match="divide batch_size by accumulation"):
         make_plan(SMALL, here(1), settings(accumulation=2))
+    with pytest.raises(ValueError, match="dtype='float16': this machine can be planned for in"):
+        make_plan(SMALL, here(1), settings(), dtype="float16")
     with pytest.raises(ValueError, match="max_length=128 is more than the model's 64"):
         make_plan(SMALL, here(1), TrainConfig(max_length=128))
 
