@@ -208,16 +208,28 @@ def _run(options: Any, *, overwrite: bool, resume: bool) -> None:
     if is_first():
         replace_text(output / SETTINGS, options.to_json())
     trainer.fit()
-    scores = {Path(p).stem: trainer.evaluate(examples[p]) for p in examples}
+    names = _names(list(examples))
+    scores = {
+        names[path]: {"examples": len(found), **trainer.evaluate(found)}
+        for path, found in examples.items()
+    }
     if not is_first():
         return
-    counts = {Path(p).stem: len(examples[p]) for p in examples}
     run = read_run(output) | {
-        "scores": {name: {"examples": counts[name], **scores[name]} for name in scores},
+        "scores": scores,
         "peak_memory_bytes": _peak_memory(),
     }
     write_run(output, run)
     _print_results(run, output)
+
+
+def _names(paths: list[str]) -> dict[str, str]:
+    """What each file is called in the results: its stem, or its path where two share a stem."""
+    stems = [Path(path).stem for path in paths]
+    return {
+        path: stem if stems.count(stem) == 1 else path
+        for path, stem in zip(paths, stems, strict=True)
+    }
 
 
 def _peak_memory() -> int:

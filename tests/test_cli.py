@@ -79,6 +79,18 @@ def test_a_run_learns_and_leaves_everything(run, capsys):
     assert model.config.id2label == ("n", "p")
 
 
+def test_two_files_of_one_name_are_two_rows(place, tmp_path, capsys):
+    other = tmp_path / "other" / "test.csv"
+    other.parent.mkdir()
+    other.write_text("text,label\nthe film was very bad,n\n")
+    files = [str(place / "test.csv"), str(other)]
+    assert finetune(place, tmp_path / "run", "--epochs", "1", "--test", files[1]) == 0
+    scores = json.loads((tmp_path / "run" / "run.json").read_text())["scores"]
+    assert {name: row["examples"] for name, row in scores.items()} == {
+        "dev": 16, files[0]: 16, files[1]: 1,
+    }  # fmt: skip
+
+
 def test_the_saved_configuration_runs_again(place, run, tmp_path):
     settings = str(run / "finetune.json")
     assert main(["finetune", "--config", settings, "--output", str(tmp_path / "again")]) == 0
