@@ -11,6 +11,7 @@ import contextlib
 import io
 import math
 import re
+import shlex
 import statistics
 from pathlib import Path
 from typing import Any
@@ -145,7 +146,25 @@ def speed() -> str:
         "Milliseconds a step: the median of all rounds (least - most). Speed: the ratio of medians "
         "of one interleaved run, over the faster PyTorch, and over HF Flax in its faster precision."
     )
-    return f"{table(header, rows)}\n\n{note} {'; '.join(sorted(commands))}."
+    return f"{table(header, rows)}\n\n{note} {'; '.join(sorted(commands))}.{_growth()}"
+
+
+def _growth() -> str:
+    """Milliseconds an example against the examples of a pass, where jaxbert was timed alone."""
+    latest = {
+        (row["workload"]["name"], row["workload"]["examples"]): row
+        for row in read_results("speed")
+        if shlex.split(row["command"])[-2:] == ["--sides", "jaxbert"] and "error" not in row
+    }
+    found: dict[str, list[str]] = {}
+    for (name, examples), row in sorted(latest.items()):
+        work = row["workload"]
+        each = 1000 * row["median_step_seconds"] / work["batch"]
+        found.setdefault(name, []).append(f"{examples:,}: {each:.2f} ms (`{row['command']}`)")
+    return "".join(
+        f"\n\nTime an example, `{name}`, by the examples of a pass: {'; '.join(times)}."
+        for name, times in found.items()
+    )
 
 
 def _ratio(others: str, sides: dict[str, Any], wanted: float | None) -> str:
