@@ -275,6 +275,9 @@ class Compiled:
       donate: for a training step, (state, values): the old state's memory is given to the new.
 
     `shapes` says for which [B, L] it has been compiled, `seconds` how long that took in all.
+
+    On CPUs a call waits until the one before has ended: a step that waits for its turn already
+    holds its temporary memory, so two of them would need it twice.
     """
 
     def __init__(
@@ -283,6 +286,8 @@ class Compiled:
         self.engine = engine or make_engine()
         self._jitted = self.engine.compile(step, donate=donate)
         self._programs: dict[Any, Callable[..., Any]] = {}
+        self._queues = jax.default_backend() != "cpu"
+        self._last: Any = ()
         self.seconds = 0.0
 
     @property
@@ -297,7 +302,13 @@ class Compiled:
             start = time.perf_counter()
             self._programs[key] = self._jitted.lower(state, batch, *rest).compile()
             self.seconds += time.perf_counter() - start
-        return self._programs[key](state, batch, *rest)
+        if self._queues:
+            return self._programs[key](state, batch, *rest)
+        jax.block_until_ready(self._last)
+        result = self._programs[key](state, batch, *rest)
+        # One array tells; the last is not among those that the next call may give away.
+        self._last = jax.tree.leaves(result)[-1:]
+        return result
 
 
 def describe_devices() -> dict[str, Any]:

@@ -74,6 +74,23 @@ def test_a_program_for_each_shape_and_no_more():
     assert step.seconds > 0
 
 
+def test_a_step_waits_for_the_one_before():
+    """Or it would hold its temporary memory beside the other's."""
+
+    def step(state, batch):
+        def powers(x):
+            return jax.lax.fori_loop(0, 500, lambda _, y: y @ x, x)
+
+        return state + 1, powers(batch["input_ids"]).sum()
+
+    step = parallel.Compiled(step, donate=True)
+    batch = {"input_ids": np.full((500, 500), 1e-3, np.float32)}
+    state, first = step(jax.numpy.zeros(()), batch)
+    assert not first.is_ready(), "too fast a step: this would show nothing"
+    step(state, batch)
+    assert first.is_ready()
+
+
 def test_one_string_is_not_a_list_of_texts(tokenizer):
     """It would be taken letter by letter."""
     for read in (tiny.trainer(tokenizer, None).predict, lambda text: embed(None, None, text)):
