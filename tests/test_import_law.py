@@ -26,7 +26,8 @@ ORDER = {
     "lab": "data drift run study range_test journals statistics verdicts plots report",
     "plan": "hardware flops hlo compile search",
     "training": (
-        "losses metrics step parallel distributed config record checkpoint inference loop trainer"
+        "losses metrics step memory parallel distributed config record checkpoint inference loop"
+        " trainer"
     ),
 }
 NEVER = {"torch", "tensorflow"}

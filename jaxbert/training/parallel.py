@@ -21,6 +21,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 
+from jaxbert.training.memory import OnePlace
 from jaxbert.training.step import OverRows
 
 logger = logging.getLogger("jaxbert")
@@ -277,7 +278,7 @@ class Compiled:
     `shapes` says for which [B, L] it has been compiled, `seconds` how long that took in all.
 
     On CPUs a call waits until the one before has ended: a step that waits for its turn already
-    holds its temporary memory, so two of them would need it twice.
+    holds its temporary memory, so two of them would need it twice. `OnePlace` sees to the rest.
     """
 
     def __init__(
@@ -285,7 +286,7 @@ class Compiled:
     ) -> None:
         self.engine = engine or make_engine()
         self._jitted = self.engine.compile(step, donate=donate)
-        self._programs: dict[Any, Callable[..., Any]] = {}
+        self._programs: dict[Any, tuple[Callable[..., Any], OnePlace]] = {}
         self._queues = jax.default_backend() != "cpu"
         self._last: Any = ()
         self.seconds = 0.0
@@ -300,12 +301,16 @@ class Compiled:
         key = tuple((name, value.shape) for name, value in sorted(batch.items()))
         if key not in self._programs:
             start = time.perf_counter()
-            self._programs[key] = self._jitted.lower(state, batch, *rest).compile()
+            program = self._jitted.lower(state, batch, *rest).compile()
             self.seconds += time.perf_counter() - start
+            temporary = OnePlace(program.memory_analysis().temp_size_in_bytes)
+            self._programs[key] = program, temporary
+        program, temporary = self._programs[key]
         if self._queues:
-            return self._programs[key](state, batch, *rest)
+            return program(state, batch, *rest)
         jax.block_until_ready(self._last)
-        result = self._programs[key](state, batch, *rest)
+        temporary.keep()
+        result = program(state, batch, *rest)
         # One array tells; the last is not among those that the next call may give away.
         self._last = jax.tree.leaves(result)[-1:]
         return result

@@ -140,7 +140,7 @@ def compiled_on(network, tokenized, mesh):
     chosen = engine("mesh", mesh)
     step, state = start(network, OPTIMIZERS["adamw"], chosen)
     step(state, parallel.put(next(batches(tokenized, chosen.parts).epoch(0)), chosen))
-    (program,) = step._programs.values()
+    ((program, _),) = step._programs.values()
     return program
 
 
