@@ -9,7 +9,7 @@ from flax import nnx
 from jaxbert.models.attention import SelfAttention, take_columns
 from jaxbert.models.config import BertConfig, Compute
 from jaxbert.models.dropout import Dropout, dropout
-from jaxbert.models.primitives import ACTIVATION_FUNCTIONS, Embedding, LayerNorm, Linear
+from jaxbert.models.primitives import Embedding, LayerNorm, Linear, activation_function
 
 Array = jax.Array
 
@@ -74,7 +74,7 @@ class EncoderLayer(nnx.Module):
         self.intermediate = Linear(width, inner, scale=scale, compute=compute, rngs=rngs)
         self.output = Linear(inner, width, scale=scale, compute=compute, rngs=rngs)
         self.output_norm = LayerNorm(width, epsilon=config.layer_norm_eps, compute=compute)
-        self.activation = ACTIVATION_FUNCTIONS[config.hidden_act]
+        self.activation = activation_function(config.hidden_act, compute)
         self.rate = config.hidden_dropout_prob
 
     def __call__(

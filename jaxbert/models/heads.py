@@ -17,7 +17,7 @@ from jaxbert.models.config import BertConfig, Compute
 from jaxbert.models.dropout import Dropout, dropout
 from jaxbert.models.encoder import Embeddings, Encoder, Pooler
 from jaxbert.models.families import BERT
-from jaxbert.models.primitives import ACTIVATION_FUNCTIONS, LayerNorm, Linear, product
+from jaxbert.models.primitives import LayerNorm, Linear, activation_function, product
 from jaxbert.weights.pretrained import PretrainedMixin
 
 Array = jax.Array
@@ -240,7 +240,7 @@ class PredictionHead(nnx.Module):
         )
         self.layer_norm = LayerNorm(width, epsilon=config.layer_norm_eps, compute=compute)
         self.bias = nnx.Param(jnp.zeros((config.vocab_size,), jnp.dtype(compute.param_dtype)))
-        self.activation = ACTIVATION_FUNCTIONS[config.hidden_act]
+        self.activation = activation_function(config.hidden_act, compute)
         self.compute = compute
 
     def __call__(self, hidden: Array, word_embeddings: Array) -> Array:

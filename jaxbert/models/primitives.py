@@ -13,28 +13,40 @@ from jax import lax
 from jaxbert.models.config import Compute
 
 Array = jax.Array
+Scalar = jax.Array | float
 
 
-@jax.custom_vjp
-def gelu(x: Array) -> Array:
-    """x * Phi(x) by erf, as in Hugging Face's "gelu" (Google's original code: the tanh form)."""
-    return x * _normal_cdf(x)
+@partial(jax.custom_vjp, nondiff_argnums=(1,))
+def gelu(x: Array, on_cpu: bool = False) -> Array:
+    """x * Phi(x) by erf, as in Hugging Face's "gelu" (Google's original code: the tanh form).
+
+    on_cpu: whether the program is written for one. The result is the same.
+    """
+    terms = _CDF_TERMS
+    if on_cpu:
+        # Without the barrier XLA makes an array as large as x of each term, for all layers to read,
+        # and computes the function inside of products, where it is slower than on its own.
+        x, *terms = lax.optimization_barrier((x, *(jnp.asarray(t, x.dtype) for t in terms)))
+    return x * _normal_cdf(x, *terms)
 
 
-def _normal_cdf(x: Array) -> Array:
+_CDF_TERMS = (0.5, 1.0, 2**-0.5)
+
+
+def _normal_cdf(x: Array, half: Scalar, one: Scalar, root: Scalar) -> Array:
     # erf, not erfc as in jax.nn.gelu: one rational polynomial instead of two branches and an exp.
     # Its absolute error, 1e-7, is PyTorch's.
-    return 0.5 * (1 + lax.erf(x * 2**-0.5))
+    return half * (one + lax.erf(x * root))
 
 
-def _gelu_forward(x):
-    return gelu(x), x
+def _gelu_forward(x, on_cpu):
+    return gelu(x, on_cpu), x
 
 
-def _gelu_backward(x, g):
+def _gelu_backward(on_cpu, x, g):
     # From x alone: reading one array and computing erf again is cheaper than storing the terms.
     density = jnp.exp(-0.5 * x * x) * (2 * jnp.pi) ** -0.5
-    return ((_normal_cdf(x) + x * density) * g,)
+    return ((_normal_cdf(x, *_CDF_TERMS) + x * density) * g,)
 
 
 gelu.defvjp(_gelu_forward, _gelu_backward)
@@ -49,6 +61,15 @@ ACTIVATION_FUNCTIONS: dict[str, Callable[[Array], Array]] = {
     "swish": jax.nn.silu,
     "tanh": jnp.tanh,
 }
+
+
+def activation_function(name: str, compute: Compute) -> Callable[[Array], Array]:
+    """Hugging Face's `hidden_act` of that name; one object a name, as models compare by theirs."""
+    return _gelu_on_cpu if name == "gelu" and compute.on_cpu else ACTIVATION_FUNCTIONS[name]
+
+
+def _gelu_on_cpu(x: Array) -> Array:
+    return gelu(x, True)
 
 
 def product(spec: str, a: Array, b: Array, compute: Compute) -> Array:

@@ -13,12 +13,13 @@ from jaxbert.models.primitives import Embedding, LayerNorm, _tiled_transpose, ge
 RNG = np.random.default_rng(0)
 
 
-def test_gelu_and_its_derivative():
+@pytest.mark.parametrize("on_cpu", [False, True])
+def test_gelu_and_its_derivative(on_cpu):
     x = np.linspace(-8, 8, 1001)
     cdf = scipy.special.ndtr(x)
     density = np.exp(-0.5 * x * x) / np.sqrt(2 * np.pi)
-    np.testing.assert_allclose(gelu(jnp.float32(x)), x * cdf, rtol=0, atol=1e-6)
-    slope = jax.vmap(jax.grad(gelu))(jnp.float32(x))
+    np.testing.assert_allclose(gelu(jnp.float32(x), on_cpu), x * cdf, rtol=0, atol=1e-6)
+    slope = jax.vmap(jax.grad(gelu), (0, None))(jnp.float32(x), on_cpu)
     np.testing.assert_allclose(slope, cdf + x * density, rtol=0, atol=1e-6)
 
 
