@@ -10,6 +10,7 @@ beside it.
 
 from __future__ import annotations
 
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ def draw(found: dict[tuple[str, str], dict[int, list[float]]], path: Path) -> No
             if not lengths:
                 continue
             rounds = [sorted(found[dtype, side][length]) for length in lengths]
-            middle = [times[len(times) // 2] for times in rounds]
+            middle = [statistics.median(times) for times in rounds]
             axis.plot(lengths, middle, color=COLOURS[side], marker="o", ms=4, label=label)
             low, high = ([times[end] for times in rounds] for end in (0, -1))
             axis.fill_between(lengths, low, high, color=COLOURS[side], alpha=0.15)
