@@ -303,7 +303,9 @@ class Compiled:
             start = time.perf_counter()
             program = self._jitted.lower(state, batch, *rest).compile()
             self.seconds += time.perf_counter() - start
-            temporary = OnePlace(program.memory_analysis().temp_size_in_bytes)
+            # Accelerators have allocators of their own, and need not know a program's memory.
+            size = 0 if self._queues else program.memory_analysis().temp_size_in_bytes
+            temporary = OnePlace(size)
             self._programs[key] = program, temporary
         program, temporary = self._programs[key]
         if self._queues:
