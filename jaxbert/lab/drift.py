@@ -12,7 +12,7 @@ from jaxbert.data import Batches
 from jaxbert.models import merge_model
 from jaxbert.optim.layers import leaf_labels
 from jaxbert.training import parallel
-from jaxbert.training.step import MODEL_INPUTS, Params
+from jaxbert.training.step import Params, model_inputs
 
 NEIGHBOURS = 10
 # Of all tokens so many, evenly spread: enough for similarities of some hundred features, and few
@@ -136,8 +136,7 @@ class Probe:
 def _make_step(graphdef: Any) -> Any:
     def step(params: Params, batch: Mapping[str, jax.Array]) -> jax.Array:
         """[n + 1, B, L, D] float32: the embeddings' output and every layer's."""
-        inputs = {name: batch[name] for name in MODEL_INPUTS if name in batch}
-        states = merge_model(graphdef, params).bert(**inputs).hidden_states
+        states = merge_model(graphdef, params).bert(**model_inputs(batch)).hidden_states
         return jax.numpy.stack(states).astype(jax.numpy.float32)
 
     return step

@@ -60,6 +60,7 @@ class BertModel(PretrainedMixin, nnx.Module):
         add_pooling_layer: bool = True,
     ):
         self.config = config
+        self.compute = compute
         self.embeddings = Embeddings(config, compute=compute, rngs=rngs)
         self.encoder = Encoder(config, compute=compute, rngs=rngs)
         self.pooler = Pooler(config, compute=compute, rngs=rngs) if add_pooling_layer else None

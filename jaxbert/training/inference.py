@@ -9,12 +9,20 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 from jaxbert.data import Batches, Examples, Prefetch, restore_order, tokenize
-from jaxbert.models import merge_model, split_model
+from jaxbert.models import split_model
 from jaxbert.training import parallel
 from jaxbert.training.parallel import Compiled, make_engine
-from jaxbert.training.step import MODEL_INPUTS, Batch, OverRows, Params, on_one_device
+from jaxbert.training.step import (
+    Batch,
+    OverRows,
+    Params,
+    model_inputs,
+    on_one_device,
+    part_by_part,
+)
 
 POOLINGS = ("mean", "first", "pooler")
 
@@ -65,9 +73,8 @@ def make_embed_step(
     if pooling not in POOLINGS:
         raise ValueError(f"{pooling=} must be one of {', '.join(POOLINGS)}")
 
-    def embed_rows(params: Params, batch: Batch) -> tuple[jax.Array, tuple[()]]:
-        inputs = {name: batch[name] for name in MODEL_INPUTS if name in batch}
-        out = merge_model(graphdef, params)(**inputs)
+    def embed_rows(model: nnx.Module, batch: Batch) -> tuple[jax.Array, tuple[()]]:
+        out = model(**model_inputs(batch))
         vectors = out.pooler_output
         if pooling == "first":
             starts = batch["segment_starts"][..., None]
@@ -79,7 +86,8 @@ def make_embed_step(
             vectors = vectors / jnp.maximum(norm, 1e-12)
         return vectors.astype(jnp.float32), ()
 
-    return lambda params, batch: {"logits": across(embed_rows)(params, batch)[0]}
+    over_rows = across(part_by_part(graphdef, embed_rows))
+    return lambda params, batch: {"logits": over_rows(params, batch)[0]}
 
 
 def _segment_means(hidden: jax.Array, batch: Batch) -> jax.Array:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from flax import nnx
 
 from jaxbert.models import Dropout, dropout_key, merge_model
 from jaxbert.optim.layers import leaf_labels, leaf_paths
@@ -23,6 +24,8 @@ Loss = Callable[[Array, Array, Array], SumAndCount]
 # (params, batch, ...) -> (results [B, ...] for each row, sums over all rows)
 OverRows = Callable[..., tuple[Any, Any]]
 
+# Of so many tokens what a layer computes stays in a CPU's last-level cache until it is read.
+CACHED_TOKENS = 2048
 # What of a batch the model reads; the rest is the loss's or the host's.
 MODEL_INPUTS = ("input_ids", "token_type_ids", "position_ids", "segment_ids", "segment_starts")
 
@@ -79,8 +82,7 @@ def make_train_step(
 
     def loss_sum(moving: Params, resting: Params, part: Batch, key: Array) -> SumAndCount:
         model = merge_model(graphdef, _join(moving, resting))
-        inputs = {name: part[name] for name in MODEL_INPUTS if name in part}
-        logits = model(**inputs, dropout=Dropout(key, part["token_index"]))
+        logits = model(**model_inputs(part), dropout=Dropout(key, part["token_index"]))
         return loss(logits, part["labels"], part["weights"])
 
     def sums(params: Params, batch: Batch, key: Array) -> tuple[Any, Any]:
@@ -131,18 +133,53 @@ def make_eval_step(
 ) -> Callable[[Params, Batch], dict[str, Array]]:
     """(params, batch) -> {"logits", and with labels "loss_sum", "count"}; no dropout."""
 
-    def logits_and_sums(params: Params, batch: Batch) -> tuple[Array, tuple[Array, ...]]:
-        inputs = {name: batch[name] for name in MODEL_INPUTS if name in batch}
-        logits = merge_model(graphdef, params)(**inputs)
+    def logits_and_sums(model: nnx.Module, batch: Batch) -> tuple[Array, tuple[Array, ...]]:
+        logits = model(**model_inputs(batch))
         if "labels" not in batch:
             return logits, ()
         return logits, loss(logits, batch["labels"], batch["weights"])
 
     def step(params: Params, batch: Batch) -> dict[str, Array]:
-        logits, sums = across(logits_and_sums)(params, batch)
+        logits, sums = across(part_by_part(graphdef, logits_and_sums))(params, batch)
         return {"logits": logits, **dict(zip(("loss_sum", "count"), sums, strict=False))}
 
     return step
+
+
+def model_inputs(batch: Batch) -> dict[str, Array]:
+    """What of a batch a model is called with."""
+    return {name: batch[name] for name in MODEL_INPUTS if name in batch}
+
+
+def part_by_part(
+    graphdef: Any, function: Callable[[nnx.Module, Batch], tuple[Any, Any]]
+) -> OverRows:
+    """`function` of a model and rows; on CPUs it is given some of the rows at a time.
+
+    For evaluation: a gradient through the loop would store what the loop is there to keep small.
+    """
+
+    def over_rows(params: Params, batch: Batch) -> tuple[Any, Any]:
+        model = merge_model(graphdef, params)
+        parts = _cached_parts(*batch["input_ids"].shape) if model.compute.on_cpu else 1
+        if parts == 1:
+            return function(model, batch)
+        rows, sums = jax.lax.map(lambda part: function(model, part), _in_parts(batch, parts))
+        rows = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), rows)
+        return rows, jax.tree.map(lambda leaf: leaf.sum(axis=0), sums)
+
+    return over_rows
+
+
+def _cached_parts(rows: int, length: int) -> int:
+    """In how many equal parts so many rows have at most, and at least half of, `CACHED_TOKENS`."""
+    fewest = -(-rows * length // CACHED_TOKENS)
+    return next((parts for parts in range(fewest, 2 * fewest) if rows % parts == 0), 1)
+
+
+def _in_parts(batch: Batch, parts: int) -> Batch:
+    """Rows [B, ...] -> [parts, B / parts, ...]."""
+    return {name: rows.reshape(parts, -1, *rows.shape[1:]) for name, rows in batch.items()}
 
 
 def all_finite(params: Params) -> bool:
@@ -160,10 +197,7 @@ def _accumulate(gradient: Callable[[Batch], Any], batch: Batch, parts: int) -> A
     if parts == 1:
         return gradient(batch)
 
-    def split(rows: Array) -> Array:
-        return rows.reshape(parts, -1, *rows.shape[1:])
-
-    batch = {name: split(rows) for name, rows in batch.items()}
+    batch = _in_parts(batch, parts)
     zero = jax.tree.map(
         lambda leaf: jnp.zeros(leaf.shape, leaf.dtype),
         jax.eval_shape(gradient, {name: rows[0] for name, rows in batch.items()}),

@@ -8,6 +8,7 @@ import tiny
 from jaxbert.data import Batches, tokenize
 from jaxbert.models import split_model
 from jaxbert.training import parallel
+from jaxbert.training import step as training_step
 from jaxbert.training.inference import (
     embed,
     make_embed_step,
@@ -15,6 +16,8 @@ from jaxbert.training.inference import (
     probabilities,
     run_batches,
 )
+from jaxbert.training.losses import classification
+from jaxbert.training.step import _cached_parts, make_eval_step
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +52,41 @@ def test_embed_normalised(tokenizer, by_hand):
     norms = np.linalg.norm(by_hand["mean"], axis=1, keepdims=True)
     np.testing.assert_allclose(found, by_hand["mean"] / norms, atol=1e-5)
     assert found.dtype == np.float32
+
+
+@pytest.mark.parametrize("layout", ["packed", "padded"])
+def test_rows_part_by_part(tokenizer, by_hand, monkeypatch, layout):
+    """On CPUs; a program's text has a loop where it takes its rows so."""
+    monkeypatch.setattr(training_step, "CACHED_TOKENS", 32)
+    graphdef, params = split_model(tiny.encoder())
+    step = parallel.Compiled(make_embed_step(graphdef))
+    tokenized = tokenize(tiny.CLASSES, tokenizer, 16)
+    batches = Batches(tokenized, 13, max_length=16, layout=layout, row_multiple=4)
+    found = run_batches(step, params, batches)
+    assert all("while(" in program.as_text() for program, _ in step._programs.values())
+    np.testing.assert_allclose(found["logits"], by_hand["mean"], atol=1e-5)
+
+
+def test_evaluation_part_by_part(tokenizer, monkeypatch):
+    """Results are put together in order, sums added up."""
+    graphdef, params = split_model(tiny.model())
+    tokenized = tokenize(tiny.CLASSES, tokenizer, 16)
+    batch = parallel.put(next(Batches(tokenized, 13, max_length=16, row_multiple=4).epoch(0)))
+    step = make_eval_step(graphdef, classification)
+    whole = step(params, batch)
+    monkeypatch.setattr(training_step, "CACHED_TOKENS", 32)
+    parts = step(params, batch)
+    assert set(parts) == {"logits", "loss_sum", "count"}
+    for name in whole:
+        np.testing.assert_allclose(parts[name], whole[name], rtol=1e-6, atol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("rows", "length", "parts"),
+    [(16, 128, 1), (32, 128, 2), (33, 128, 3), (37, 128, 1), (128, 128, 8), (8, 512, 2)],
+)
+def test_how_many_parts(rows, length, parts):
+    assert _cached_parts(rows, length) == parts
 
 
 def test_unknown_pooling():
