@@ -73,6 +73,11 @@ class JaxbertSide(JaxSide):
             values = self._step(self._state, parallel.put(inputs))
         self._results.append(values)
 
+    def program_text(self) -> str:
+        """The compiled step's, of the one shape that ran."""
+        ((program, _),) = self._step._programs.values()
+        return program.as_text()
+
 
 if __name__ == "__main__":
     serve(JaxbertSide)

@@ -43,7 +43,8 @@ def demo() -> str:
         "jaxbert, bfloat16": [r for r in read_results("demo") if r["dtype"] == "bfloat16"],
         "PyTorch, float32": read_results("torch_finetune"),
     }
-    sides = {name: runs for name, runs in sides.items() if runs}
+    # A seed that was run again counts once.
+    sides = {name: [*{r["seed"]: r for r in runs}.values()] for name, runs in sides.items() if runs}
     rows = [
         [name, _seeds(runs), *(_percent([r["accuracy"][s] for r in runs]) for s in SETS),
          _memory(runs)]
@@ -57,8 +58,10 @@ def demo() -> str:
     ]
     machines = sorted({_machine(r) for runs in sides.values() for r in runs})
     return (
-        f"{table(header, rows)}\n\n`make demo`, then `python -m benchmarks.demo runs/demo` and "
-        "`python -m benchmarks.torch_finetune runs/demo`. Training with its compilation and "
+        f"{table(header, rows)}\n\nMean ± standard deviation over seeds. "
+        "`make demo ARGS='--seed 1 --dtype bfloat16 --output runs/demo'` or the like, then "
+        "`python -m benchmarks.demo runs/demo`; `python -m benchmarks.torch_finetune runs/demo`. "
+        "Training with its compilation and "
         f"evaluations took {'; '.join(times)}, on {'; '.join(machines)}."
     )
 
@@ -133,7 +136,7 @@ def speed() -> str:
     rows = []
     for (name, where), sides in sorted(latest.items(), key=lambda run: _place(run[0][0])):
         if "hf-flax-float32" in sides:  # its best at bfloat16 may be float32
-            both = (sides["hf-flax"], sides.pop("hf-flax-float32"))
+            both = [sides.pop(side) for side in ("hf-flax", "hf-flax-float32") if side in sides]
             sides["hf-flax"] = min(both, key=lambda r: r.get("median_step_seconds", math.inf))
         memory = " / ".join(_gibibytes(sides.get(side)) for side in ("jaxbert", "torch-eager"))
         rows.append(
@@ -169,6 +172,23 @@ def _growth() -> str:
     return "".join(
         f"\n\nTime an example, `{name}`, by the examples of a pass: {'; '.join(times)}."
         for name, times in found.items()
+    )
+
+
+def breakdown() -> str:
+    """Where jaxbert's step spends its time, as last traced: milliseconds by what computes."""
+    latest = {row["workload"]: row for row in read_results("breakdown")}
+    labels = {label: None for row in latest.values() for label in row["seconds"]}
+    rows = [
+        [label, *(f"{1000 * row['seconds'].get(label, 0):.0f}" for row in latest.values())]
+        for label in labels
+    ]
+    whole = ["the step, not traced"]
+    whole += [f"{1000 * row['step_seconds']:.0f}" for row in latest.values()]
+    commands = sorted({f"`{row['command']}`" for row in latest.values()})
+    return (
+        f"{table(['milliseconds', *latest], [*rows, whole])}\n\n{'; '.join(commands)}; "
+        "operations at the same time share it; `reviews` is one packed batch."
     )
 
 
@@ -299,6 +319,7 @@ TABLES = {
     "parity": parity,
     "demo": demo,
     "speed": speed,
+    "breakdown": breakdown,
     "lr": lr,
     "strategies": strategies,
     "lab": lab,
