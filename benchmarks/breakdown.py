@@ -18,14 +18,13 @@ import json
 import os
 import re
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.results import append_result, environment
+from benchmarks.results import append_result, environment, restart_with_allocator
 from benchmarks.workload import WORKLOADS, Workload, prepare
 
 STEPS = 8
@@ -173,11 +172,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("workloads", nargs="+", choices=list(WORKLOADS), metavar="WORKLOAD")
     names = parser.parse_args().workloads
-    if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
-        from jaxbert.cli import ALLOCATOR
-
-        os.environ["GLIBC_TUNABLES"] = ALLOCATOR  # read when a process starts
-        os.execv(sys.executable, [sys.executable, "-m", "benchmarks.breakdown", *names])
+    restart_with_allocator("breakdown")
     os.environ["JAX_PLATFORMS"] = "cpu"
     for name in names:
         found = measure(WORKLOADS[name])

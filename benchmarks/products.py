@@ -12,15 +12,12 @@ line for each to benchmarks/results/products.jsonl.
 from __future__ import annotations
 
 import argparse
-import os
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks.results import append_result, environment
-from jaxbert.cli import ALLOCATOR
+from benchmarks.results import append_result, environment, restart_with_allocator
 
 ROWS = 32 * 128
 KERNELS = ((384, 384), (384, 1536), (1536, 384))
@@ -98,9 +95,7 @@ def main() -> None:
     """Measures, prints, keeps."""
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter
                             ).parse_args()  # fmt: skip
-    if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
-        os.environ["GLIBC_TUNABLES"] = ALLOCATOR  # read when a process starts
-        os.execv(sys.executable, [sys.executable, "-m", "benchmarks.products"])
+    restart_with_allocator("products")
     about = environment()
     for inputs, outputs in KERNELS:
         for package, make in (("jax", jax_products), ("torch", torch_products)):

@@ -7,6 +7,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,15 @@ def cores() -> int:
     """Processor cores that this process may use."""
     affinity = getattr(os, "sched_getaffinity", None)  # Linux only
     return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def restart_with_allocator(name: str) -> None:
+    """Gives benchmarks.<name> the allocator that the command `jaxbert` gives itself on a CPU."""
+    if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
+        from jaxbert.cli import ALLOCATOR  # not above: sides without jaxbert import this module
+
+        os.environ["GLIBC_TUNABLES"] = ALLOCATOR  # read when a process starts
+        os.execv(sys.executable, [sys.executable, "-m", f"benchmarks.{name}", *sys.argv[1:]])
 
 
 def peak_memory_bytes() -> int:

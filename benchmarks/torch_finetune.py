@@ -15,7 +15,6 @@ import argparse
 import copy
 import csv
 import json
-import os
 import shlex
 import sys
 import time
@@ -27,8 +26,13 @@ import numpy as np
 import torch
 import transformers
 
-from benchmarks.results import append_result, cores, environment, peak_memory_bytes
-from jaxbert.cli import ALLOCATOR
+from benchmarks.results import (
+    append_result,
+    cores,
+    environment,
+    peak_memory_bytes,
+    restart_with_allocator,
+)
 from jaxbert.data.demo import Demo, load_demo
 
 NAME = "torch_finetune"
@@ -261,13 +265,6 @@ def print_table(row: dict[str, Any], run: dict[str, Any]) -> None:
     print(f"{row['steps']} steps in {row['seconds']:.0f} s, peak memory {memory:.2f} GiB")
 
 
-def restart_with_allocator() -> None:
-    """Gives PyTorch the allocator settings that the command `jaxbert` gives itself on a CPU."""
-    if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
-        os.environ["GLIBC_TUNABLES"] = ALLOCATOR
-        os.execv(sys.executable, [sys.executable, "-m", f"benchmarks.{NAME}", *sys.argv[1:]])
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog=f"python -m benchmarks.{NAME}",
@@ -277,7 +274,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of head, dropout, order (default 0)")
     parser.add_argument("--limit", type=int, help="so many rows of each file: to try it out")
     args = parser.parse_args()
-    restart_with_allocator()
+    restart_with_allocator(NAME)
     demo = load_demo()
     try:
         run = json.loads((args.run / "run.json").read_text(encoding="utf-8"))
