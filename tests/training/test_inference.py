@@ -83,7 +83,15 @@ def test_evaluation_part_by_part(tokenizer, monkeypatch):
 
 @pytest.mark.parametrize(
     ("rows", "length", "parts"),
-    [(16, 128, 1), (32, 128, 2), (33, 128, 3), (37, 128, 1), (128, 128, 8), (8, 512, 2)],
+    [
+        (16, 128, 1),
+        (24, 128, 2),
+        (32, 128, 2),
+        (33, 128, 3),
+        (37, 128, 1),
+        (128, 128, 8),
+        (8, 512, 2),
+    ],
 )
 def test_how_many_parts(rows, length, parts):
     assert _cached_parts(rows, length) == parts
