@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tolerance import assert_close
 
 from jaxbert.models import Compute, Dropout, dropout_key
 from jaxbert.models import attention as module
@@ -55,11 +56,11 @@ def test_the_kernel_for_tpus(monkeypatch, seen, state, width):
     got = run("tpu", draw(width), seen, state, "float32")
     assert called
     for a, b in zip(got, run("cpu", draw(width), seen, state, "float32"), strict=True):
-        np.testing.assert_allclose(a, b, rtol=0, atol=1e-5)
-    # Operands in bfloat16 have 8 bits, and are numbers up to about 4.
+        assert_close(a, b, terms=3 * (2 * width + 2 * LENGTH))
+    # bfloat16: the operands of six products, there and back, are rounded to 8 bits.
     got = run("tpu", draw(width), seen, state, "bfloat16")
     for a, b in zip(got, run("cpu", draw(width), seen, state, "bfloat16"), strict=True):
-        np.testing.assert_allclose(a, b, rtol=0, atol=6e-2)
+        assert_close(a, b, terms=12, dtype="bfloat16")
 
 
 @pytest.mark.parametrize("seen", SEEN)
@@ -73,7 +74,7 @@ def test_what_cudnn_is_asked(monkeypatch, seen):
     monkeypatch.setattr(jax.nn, "dot_product_attention", same_by_xla)
     got = run("gpu", draw(64), seen, None, "bfloat16")
     for a, b in zip(got, run("cpu", draw(64), seen, None, "bfloat16"), strict=True):
-        np.testing.assert_allclose(a, b, rtol=0, atol=6e-2)
+        assert_close(a, b, terms=12, dtype="bfloat16")
 
 
 def test_cudnn_is_not_asked_to_drop(monkeypatch):

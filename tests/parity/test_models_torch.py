@@ -1,13 +1,23 @@
 """Every model against `transformers` in PyTorch, on the same weights, in float32."""
 
-import re
+import copy
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 import torch
 import transformers
+from tolerance import (
+    MARGIN,
+    PROMISE,
+    UNIT,
+    assert_at_most,
+    assert_close,
+    assert_gradients_close,
+    network_terms,
+)
 
 import jaxbert.models as models
 from jaxbert.data import load_demo, load_examples
@@ -34,7 +44,7 @@ SHAPES = {
     "tanh gelu": dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
                       hidden_act="gelu_new"),
     "large eps": dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
-                      layer_norm_eps=1e-3, initializer_range=0.2),
+                      layer_norm_eps=1e-3),
 }  # fmt: skip
 # (rows, columns, tokens in each row)
 PADDINGS = {
@@ -48,7 +58,9 @@ CASES += [("odd widths", padding) for padding in PADDINGS if padding != "heavy p
 
 def random_torch_model(task, shape):
     torch.manual_seed(0)
-    fields = dict(vocab_size=80, intermediate_size=48, max_position_embeddings=64) | SHAPES[shape]
+    # Weights wide enough that attention is far from uniform and gelu from linear.
+    fields = dict(initializer_range=0.2, vocab_size=80, intermediate_size=48,
+                  max_position_embeddings=64) | SHAPES[shape]  # fmt: skip
     if task == "BertForQuestionAnswering":
         fields.pop("num_labels", None)  # its two outputs are start and end, never labels
     config = transformers.BertConfig(**fields)
@@ -117,11 +129,12 @@ def test_outputs_and_hidden_states(tmp_path, task, shape, padding):
         return outputs, encoder(**inputs).hidden_states
 
     outputs, hidden_states = run(params, inputs)
-    for got, want in zip(outputs, torch_outputs(wanted), strict=True):
-        np.testing.assert_allclose(got, want.numpy(), rtol=0, atol=1e-5)
+    pairs = list(zip(outputs, torch_outputs(wanted), strict=True))
     if task != "BertForMultipleChoice":
-        for got, want in zip(hidden_states, wanted.hidden_states, strict=True):
-            np.testing.assert_allclose(got, want.numpy(), rtol=0, atol=1e-5)
+        pairs += zip(hidden_states, wanted.hidden_states, strict=True)
+    terms = network_terms(reference.config, inputs["input_ids"].shape[-1])
+    for i, (got, want) in enumerate(pairs):
+        assert_close(got, want.numpy(), terms=terms, limit=PROMISE, what=f"{task}, array {i}")
 
 
 def scalar(outputs, xp):
@@ -136,7 +149,6 @@ def scalar(outputs, xp):
 @pytest.mark.parametrize("shape", ["plain", "odd widths"])
 @pytest.mark.parametrize("task", TASKS)
 def test_gradients(tmp_path, task, shape):
-    """Within 1e-4 of each leaf's largest entry, for every leaf that has a gradient in theory."""
     reference, ours = both(tmp_path, task, shape)
     inputs = inputs_for(task, "heavy padding", reference.config)
     scalar(torch_outputs(reference(**torch_inputs(inputs))), torch).backward()
@@ -152,44 +164,101 @@ def test_gradients(tmp_path, task, shape):
     grads = jax.jit(
         jax.grad(lambda p: scalar(flax_outputs(merge_model(graphdef, p)(**inputs)), jnp))
     )(params)
-    for (path, got), want in zip(
-        jax.tree_util.tree_leaves_with_path(grads), jax.tree.leaves(wanted), strict=True
-    ):
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
-        if re.search(r"attention/key/bias$", name):
-            assert np.abs(got).max() < 1e-4  # zero in theory: softmax sees no shift of all keys
-            continue
-        scale = np.abs(want).max()
-        np.testing.assert_allclose(got, want, rtol=0, atol=1e-4 * max(scale, 1e-3), err_msg=name)
+    terms = network_terms(reference.config, inputs["input_ids"].shape[-1], gradient=True)
+    assert_gradients_close(tiny.leaves(grads), tiny.leaves(wanted), terms=terms)
 
 
-def demo_hidden_states(inputs):
-    """The demo model's hidden states by PyTorch in float64 and float32, and ours."""
+@pytest.fixture(scope="module")
+def demo():
+    """The demo model by PyTorch, in float64, and ours."""
     directory = load_demo().model
     reference = transformers.BertModel.from_pretrained(directory, attn_implementation="eager")
-    reference.eval()
+    return reference.eval().double(), models.BertModel.from_pretrained(directory)
+
+
+def hidden_states(reference, inputs):
     with torch.no_grad():
-        single = reference(**torch_inputs(inputs), output_hidden_states=True).hidden_states
-        double = reference.double()(**torch_inputs(inputs), output_hidden_states=True).hidden_states
-    ours = models.BertModel.from_pretrained(directory)(**inputs).hidden_states
-    return [x.numpy() for x in double], [x.numpy() for x in single], ours
+        found = reference(**torch_inputs(inputs), output_hidden_states=True).hidden_states
+    return [x.double().numpy() for x in found]
 
 
-def test_the_demo_model_on_real_sentences():
-    demo = load_demo()
-    texts = load_examples(demo.test, text_column="text").texts[:32]
-    tokenizer = transformers.AutoTokenizer.from_pretrained(demo.model)
+def rounded(module, generator):
+    """A hook that adds what float32 would have rounded off a module's output, at random."""
+
+    def noise(output):
+        return torch.randn(output.shape, generator=generator, dtype=output.dtype)
+
+    def linear(module, args, output):
+        # tolerance.py: UNIT * sqrt(n / 6) of the root of the sum of the terms' squares.
+        terms = torch.nn.functional.linear(args[0] ** 2, module.weight**2).sqrt()
+        return output + UNIT["float32"] * (module.in_features / 6) ** 0.5 * terms * noise(output)
+
+    def layer_norm(module, args, output):
+        # A mean, a difference, a root and a product, all of what the bias is added to.
+        return output + 2 * UNIT["float32"] * (output - module.bias) * noise(output)
+
+    return linear if isinstance(module, torch.nn.Linear) else layer_norm
+
+
+def expected_errors(reference, inputs, exact, draws=6):
+    """What float32 does to each token [rows, columns] of each hidden state: its typical distance.
+
+    Computed in float64, so on any processor the same: how far roundings carry depends on the
+    token, and random ones drive the trained model where it is two or three times 1e-5.
+    """
+    squares = [0.0] * len(exact)
+    generator = torch.Generator().manual_seed(0)
+    hooks = [
+        module.register_forward_hook(rounded(module, generator))
+        for module in reference.modules()
+        if isinstance(module, torch.nn.Linear | torch.nn.LayerNorm)
+    ]
+    for _ in range(draws):
+        for i, (got, want) in enumerate(zip(hidden_states(reference, inputs), exact, strict=True)):
+            squares[i] = squares[i] + np.square(got - want).sum(-1) / draws
+    for hook in hooks:
+        hook.remove()
+    return [np.sqrt(square) for square in squares]
+
+
+def errors_beside_pytorch(demo, inputs):
+    """(float64's hidden states, our distance from them [rows, columns, width] in each).
+
+    On all tokens together ours is as near as PyTorch's float32. On one token no such bound holds:
+    where one direction is amplified, each error is one draw along it, and a quotient of two draws
+    can be anything. Their geometric mean over tokens can not: it is the root of the number of
+    lanes, 16 at most, where one side sums in lanes and the other in a row.
+    """
+    reference, ours = demo
+    exact = hidden_states(reference, inputs)
+    theirs = hidden_states(copy.deepcopy(reference).float(), inputs)
+    off = []
+    for i, (want, their, got) in enumerate(
+        zip(exact, theirs, ours(**inputs).hidden_states, strict=True)
+    ):
+        off.append(np.abs(np.float64(got) - want))
+        sizes = [np.linalg.norm(x, axis=-1) for x in (off[-1], their - want)]
+        ratio = np.exp(np.mean(np.log(sizes[0] / sizes[1])))
+        assert_at_most(ratio, 16**0.5, f"hidden state {i}, our error over PyTorch's")
+    return exact, off
+
+
+def test_the_demo_model_on_real_sentences(demo):
+    files = load_demo()
+    texts = load_examples(files.test, text_column="text").texts[:32]
+    tokenizer = transformers.AutoTokenizer.from_pretrained(files.model)
     inputs = dict(tokenizer(list(texts), padding=True, return_tensors="np"))
     tokens = inputs["attention_mask"][..., None]
-    _, wanted, ours = demo_hidden_states(inputs)
-    for got, want in zip(ours, wanted, strict=True):
-        np.testing.assert_allclose(tokens * got, tokens * want, rtol=0, atol=1e-5)
+    _, off = errors_beside_pytorch(demo, inputs)
+    for i, each in enumerate(off):
+        assert_at_most(np.max(tokens * each), PROMISE, f"hidden state {i}")
 
 
-def test_the_demo_model_on_noise_is_as_near_to_float64_as_pytorch_is():
-    """Random tokens drive the trained model where float32 rounding alone exceeds 1e-5."""
-    exact, single, ours = demo_hidden_states(
-        inputs_for("BertModel", "heavy padding", BertConfig(vocab_size=30522))
-    )
-    for want, theirs, got in zip(exact, single, ours, strict=True):
-        assert np.abs(got - want).max() < 2 * np.abs(theirs - want).max() + 1e-6
+def test_the_demo_model_on_noise(demo):
+    config = BertConfig(vocab_size=30522)
+    seeds = [inputs_for("BertModel", "heavy padding", config, seed) for seed in (0, 1)]
+    inputs = {name: np.concatenate([each[name] for each in seeds]) for name in seeds[0]}
+    exact, off = errors_beside_pytorch(demo, inputs)
+    for i, likely in enumerate(expected_errors(demo[0], inputs, exact)):
+        worst = (np.linalg.norm(off[i], axis=-1) / likely).max()
+        assert_at_most(worst, MARGIN, f"hidden state {i}, error over what float32 explains")

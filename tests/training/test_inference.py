@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 import tiny
+from tolerance import assert_close, network_terms
 
 from jaxbert.data import Batches, tokenize
 from jaxbert.models import split_model
@@ -18,6 +19,8 @@ from jaxbert.training.inference import (
 )
 from jaxbert.training.losses import classification
 from jaxbert.training.step import _cached_parts, make_eval_step
+
+TERMS = network_terms(tiny.encoder().config, 16)
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +45,7 @@ def test_pooling(tokenizer, by_hand, pooling, layout):
     batches = Batches(tokenize(tiny.CLASSES, tokenizer, 16), 5, max_length=16, layout=layout)
     found = run_batches(parallel.Compiled(step), params, batches)
     assert set(found) == {"logits"}
-    np.testing.assert_allclose(found["logits"], by_hand[pooling], atol=1e-5)
+    assert_close(found["logits"], by_hand[pooling], terms=TERMS)
 
 
 def test_embed_normalised(tokenizer, by_hand):
@@ -50,7 +53,7 @@ def test_embed_normalised(tokenizer, by_hand):
         tiny.encoder(), tokenizer, tiny.TEXTS, normalise=True, batch_size=5, max_length=16
     )
     norms = np.linalg.norm(by_hand["mean"], axis=1, keepdims=True)
-    np.testing.assert_allclose(found, by_hand["mean"] / norms, atol=1e-5)
+    assert_close(found, by_hand["mean"] / norms, terms=TERMS)
     assert found.dtype == np.float32
 
 
@@ -64,7 +67,7 @@ def test_rows_part_by_part(tokenizer, by_hand, monkeypatch, layout):
     batches = Batches(tokenized, 13, max_length=16, layout=layout, row_multiple=4)
     found = run_batches(step, params, batches)
     assert all("while(" in program.as_text() for program, _ in step._programs.values())
-    np.testing.assert_allclose(found["logits"], by_hand["mean"], atol=1e-5)
+    assert_close(found["logits"], by_hand["mean"], terms=TERMS)
 
 
 def test_evaluation_part_by_part(tokenizer, monkeypatch):
@@ -78,7 +81,7 @@ def test_evaluation_part_by_part(tokenizer, monkeypatch):
     parts = step(params, batch)
     assert set(parts) == {"logits", "loss_sum", "count"}
     for name in whole:
-        np.testing.assert_allclose(parts[name], whole[name], rtol=1e-6, atol=1e-6, err_msg=name)
+        assert_close(parts[name], whole[name], terms=TERMS, what=name)
 
 
 @pytest.mark.parametrize(
