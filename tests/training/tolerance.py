@@ -78,12 +78,13 @@ def assert_close(got, want, *, terms, scale=None, dtype="float32", limit=np.inf,
 def scales(leaves):
     """{path: the size of what is added up to a leaf} of a gradient, or of a sum of gradients.
 
-    A leaf's own largest number, and no less than 1e-4 of the largest of all: terms are not that
-    small even where their sum is. Where it is zero in theory, the terms are a tenth of the largest.
+    A leaf's own largest number, and no less than 1e-2 of the largest of all: terms are not that
+    small even where their sum is, as in queries and keys, whose gradients are differences from a
+    mean. Where the sum is zero in theory, the terms are taken for a tenth of the largest.
     """
     largest = max(map(size, leaves.values()))
     return {
-        path: 0.1 * largest if KEY_BIAS.search(path) else max(size(leaf), 1e-4 * largest)
+        path: 0.1 * largest if KEY_BIAS.search(path) else max(size(leaf), 1e-2 * largest)
         for path, leaf in leaves.items()
     }
 
@@ -95,11 +96,12 @@ def assert_gradients_close(got, want, *, terms, floor=0.0, what=""):
     """
     assert got.keys() == want.keys()
     for path, scale in scales(want).items():
-        scale += floor * rounding(1) / rounding(terms)
-        limit = GRADIENT_PROMISE * scale
+        own = scale if KEY_BIAS.search(path) else max(size(want[path]), 1e-2 * scale)
+        scale, own = (x + floor * rounding(1) / rounding(terms) for x in (scale, own))
         assert_close(
-            got[path], want[path], terms=terms, scale=scale, limit=limit, what=f"{what} {path}"
-        )
+            got[path], want[path], terms=terms, scale=scale, limit=GRADIENT_PROMISE * own,
+            what=f"{what} {path}",
+        )  # fmt: skip
 
 
 def training_error(terms, *, adam=False):
