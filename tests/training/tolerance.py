@@ -78,15 +78,14 @@ def assert_close(got, want, *, terms, scale=None, dtype="float32", limit=np.inf,
 def scales(leaves):
     """{path: the size of what is added up to a leaf} of a gradient, or of a sum of gradients.
 
-    A leaf's own largest number, and no less than 1e-2 of the largest of all: terms are not that
-    small even where their sum is, as in queries and keys, whose gradients are differences from a
-    mean. Where the sum is zero in theory, the terms are taken for a tenth of the largest.
+    A leaf's own largest number, and no less than 1e-4 of the largest of all. Behind a softmax the
+    gradients of queries and keys are differences from a mean, of numbers like those that make the
+    value's gradient: they have its scale, however much cancels (all of it for the key's bias).
     """
-    largest = max(map(size, leaves.values()))
-    return {
-        path: 0.1 * largest if KEY_BIAS.search(path) else max(size(leaf), 1e-2 * largest)
-        for path, leaf in leaves.items()
-    }
+    sizes = {path: size(leaf) for path, leaf in leaves.items()}
+    floor = 1e-4 * max(sizes.values())
+    values = {path: re.sub("attention/(query|key)/", "attention/value/", path) for path in leaves}
+    return {path: max(sizes[path], sizes[values[path]], floor) for path in leaves}
 
 
 def assert_gradients_close(got, want, *, terms, floor=0.0, what=""):
@@ -95,8 +94,9 @@ def assert_gradients_close(got, want, *, terms, floor=0.0, what=""):
     floor: what the gradients were added to and taken off again, if they were; it rounds them.
     """
     assert got.keys() == want.keys()
+    smallest = 1e-4 * max(map(size, want.values()))
     for path, scale in scales(want).items():
-        own = scale if KEY_BIAS.search(path) else max(size(want[path]), 1e-2 * scale)
+        own = scale if KEY_BIAS.search(path) else max(size(want[path]), smallest)
         scale, own = (x + floor * rounding(1) / rounding(terms) for x in (scale, own))
         assert_close(
             got[path], want[path], terms=terms, scale=scale, limit=GRADIENT_PROMISE * own,
