@@ -1,36 +1,16 @@
 """What the network computes."""
 
-from jaxbert.models.config import PRESETS, BertConfig, Compute
-from jaxbert.models.dropout import Dropout, dropout_key
-from jaxbert.models.heads import (
-    BertForMaskedLM,
-    BertForMultipleChoice,
-    BertForNextSentencePrediction,
-    BertForPreTraining,
-    BertForQuestionAnswering,
-    BertForSequenceClassification,
-    BertForTokenClassification,
-    BertModel,
-    EncoderOutput,
-    merge_model,
-    split_model,
-)
+from jaxbert.lazy import lazy
+from jaxbert.models.auto import AUTO_CLASSES, FAMILIES
 
-__all__ = [
-    "PRESETS",
-    "BertConfig",
-    "BertForMaskedLM",
-    "BertForMultipleChoice",
-    "BertForNextSentencePrediction",
-    "BertForPreTraining",
-    "BertForQuestionAnswering",
-    "BertForSequenceClassification",
-    "BertForTokenClassification",
-    "BertModel",
-    "Compute",
-    "Dropout",
-    "EncoderOutput",
-    "dropout_key",
-    "merge_model",
-    "split_model",
-]
+_HOMES = {
+    "jaxbert.models.auto": ("AutoConfig", *AUTO_CLASSES),
+    "jaxbert.models.config": ("Compute", "EncoderConfig"),
+    "jaxbert.models.dropout": ("Dropout", "dropout_key"),
+    "jaxbert.models.encoder": ("EncoderOutput",),
+    "jaxbert.models.model": ("merge_model", "split_model"),
+    "jaxbert.models.visibility": ("Visibility",),
+    **{family.module: family.names for family in FAMILIES.values()},
+}
+
+__getattr__, __dir__, __all__ = lazy(__name__, _HOMES)

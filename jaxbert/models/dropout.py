@@ -25,6 +25,12 @@ class Dropout(NamedTuple):
 
     key: [] uint32, from `dropout_key`.
     token_index: [B, L] uint32, a number of its own for each token of the global batch.
+
+    Example:
+      >>> index = jnp.arange(16, dtype=jnp.uint32).reshape(2, 8)
+      >>> state = Dropout(dropout_key(seed=0, step=3), index)
+      >>> state.select(jnp.array([[0], [4]])).token_index.tolist()
+      [[0], [12]]
     """
 
     key: jax.Array
@@ -48,12 +54,18 @@ def mix(x: jax.Array) -> jax.Array:
 
 
 def dropout_key(seed: jax.Array | int, step: jax.Array | int) -> jax.Array:
-    """[] uint32: the key of training step `step` of the run with `seed`."""
+    """[] uint32: the key of training step `step` of the run with `seed`.
+
+    Example:
+      >>> bool(dropout_key(0, 1) == dropout_key(0, 1)), bool(dropout_key(0, 1) == dropout_key(0, 2))
+      (True, False)
+    """
     return mix(
         mix(jnp.asarray(seed, jnp.uint32) + _GOLDEN) ^ (jnp.asarray(step, jnp.uint32) * _GOLDEN)
     )
 
 
+@jax.named_scope("dropout")
 def dropout(x: jax.Array, rate: float, site: int, state: Dropout | None) -> jax.Array:
     """Zeroes elements of `x` [B, L, D] with probability `rate`, scales the rest by 1 / (1 - rate).
 
@@ -64,7 +76,8 @@ def dropout(x: jax.Array, rate: float, site: int, state: Dropout | None) -> jax.
     """
     if state is None or rate == 0:
         return x
-    bits = _token_bits(site, state)[..., None], _feature_bits(x.shape[-1])
+    features = jnp.expand_dims(_feature_bits(x.shape[-1]), range(x.ndim - 1))
+    bits = _token_bits(site, state)[..., None], features
     return _drop(rate, x, bits)
 
 
@@ -82,7 +95,7 @@ def attention_bits(
     if bits is None:
         return None
     queries, keys = bits
-    each_head = jnp.arange(heads, dtype=jnp.uint32)[:, None]
+    each_head = jnp.arange(heads, dtype=jnp.uint32)[None, :, None]
     return head_bits(queries[:, None, :], each_head)[..., None], keys[:, None, None, :]
 
 
@@ -123,11 +136,11 @@ def masked(x: jax.Array, bits: Bits | None, rate: float) -> jax.Array:
     return jnp.where(keep, x * jnp.asarray(1 / (1 - rate), x.dtype), jnp.zeros((), x.dtype))
 
 
-def _drop_forward(rate, x, bits):
+def _drop_forward(rate: float, x: jax.Array, bits: Bits) -> tuple[jax.Array, Bits]:
     return masked(x, bits, rate), bits
 
 
-def _drop_backward(rate, bits, g):
+def _drop_backward(rate: float, bits: Bits, g: jax.Array) -> tuple[jax.Array, None]:
     return masked(g, recomputed(bits), rate), None
 
 

@@ -1,240 +1,235 @@
-"""`BertModel` and the task models: the encoder, and a head for each task.
+"""The models for tasks: the encoder, and a head for each.
 
-References: `transformers`' modeling_bert.py, class by class; each is compared with it in
-tests/parity. Axes: B rows, L length, S segments in a packed row, D width, V vocabulary, C classes.
+A family's classes derive from these and are called as Hugging Face calls them. References:
+`transformers`' modeling files, class by class; each is compared with it in tests/parity. Axes: B
+rows, L length, S segments in a packed row, D width, V vocabulary, C classes.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
 
-from jaxbert.models.attention import take_columns
-from jaxbert.models.config import BertConfig, Compute
+from jaxbert.errors import InputError
+from jaxbert.models.config import Compute, EncoderConfig
 from jaxbert.models.dropout import Dropout, dropout
-from jaxbert.models.encoder import Embeddings, Encoder, Pooler
-from jaxbert.models.families import BERT
+from jaxbert.models.encoder import EncoderOutput
+from jaxbert.models.model import EncoderModel, Model
 from jaxbert.models.primitives import LayerNorm, Linear, activation_function, product
-from jaxbert.weights.pretrained import PretrainedMixin
 
-Array = jax.Array
 CLASSIFIER_SITE = 1 << 16  # beyond the sites of any encoder
 
 
-class EncoderOutput(NamedTuple):
-    """What `BertModel` computes; with `pooled_only` the pooler_output and no more.
+class ClassifierOutput(NamedTuple):
+    """logits: [B, C] or [B, S, C] of texts, [B, L, C] of tokens, [B, choices] of choices."""
 
-    last_hidden_state: [B, L, D].
-    pooler_output: [B, D], [B, S, D] for packed rows, None without a pooler.
-    hidden_states: the embeddings' output and each layer's, [B, L, D] each, in order.
-    """
-
-    last_hidden_state: Array | None
-    pooler_output: Array | None
-    hidden_states: tuple[Array, ...]
+    logits: Array
 
 
-class BertModel(PretrainedMixin, nnx.Module):
-    """The encoder without a head.
+class QuestionAnsweringOutput(NamedTuple):
+    """start_logits, end_logits: [B, L], of the answer's first and last token."""
 
-    Args:
-      config: the shape.
-      rngs: draws the initial parameters: normal(0, initializer_range), as Hugging Face does.
-      compute: dtypes and memory.
-      add_pooling_layer: whether there is a pooler.
-    """
-
-    config_class = BertConfig
-    compute_class = Compute
-    family = BERT
-
-    def __init__(
-        self,
-        config: BertConfig,
-        *,
-        rngs: nnx.Rngs,
-        compute: Compute = Compute(),  # noqa: B008 (frozen)
-        add_pooling_layer: bool = True,
-    ):
-        self.config = config
-        self.compute = compute
-        self.embeddings = Embeddings(config, compute=compute, rngs=rngs)
-        self.encoder = Encoder(config, compute=compute, rngs=rngs)
-        self.pooler = Pooler(config, compute=compute, rngs=rngs) if add_pooling_layer else None
-
-    def __call__(
-        self,
-        input_ids: Array,
-        attention_mask: Array | None = None,
-        token_type_ids: Array | None = None,
-        position_ids: Array | None = None,
-        segment_ids: Array | None = None,
-        segment_starts: Array | None = None,
-        dropout: Dropout | None = None,
-        pooled_only: bool = False,
-    ) -> EncoderOutput:
-        """Encodes rows of tokens, each row one example, or several packed side by side.
-
-        Args:
-          input_ids: [B, L] int.
-          attention_mask: [B, L], 1 = token, 0 = padding; None = all are tokens.
-          token_type_ids: [B, L]; None = all 0.
-          position_ids: [B, L] in [0, max_position_embeddings); None = 0 ... L-1 in every row. An
-            index outside its table gives NaN.
-          segment_ids: [B, L], 0 = padding, 1 ... S: packed examples, blind to each other. Give
-            position_ids that restart in each segment with it. Excludes attention_mask.
-          segment_starts: [B, S], the column of each segment's first token; the pooler then gives
-            one vector a segment.
-          dropout: None = none; see `models.dropout.Dropout`.
-          pooled_only: the last layer computes the first tokens that the pooler reads, and skips
-            the others.
-        """
-        _check_length(input_ids, position_ids, self.config)
-        embedded = self.embeddings(input_ids, token_type_ids, position_ids, dropout)
-        first = segment_starts
-        if first is None:
-            first = jnp.zeros((input_ids.shape[0], 1), jnp.int32)
-        columns = first if pooled_only else None
-        hidden_states = self.encoder(embedded, attention_mask, segment_ids, dropout, columns)
-        pooled = None
-        if self.pooler is not None:
-            read = hidden_states[-1] if pooled_only else take_columns(hidden_states[-1], first)
-            pooled = self.pooler(read if segment_starts is not None else read[:, 0])
-        if pooled_only:
-            return EncoderOutput(None, pooled, ())
-        return EncoderOutput(hidden_states[-1], pooled, hidden_states)
+    start_logits: Array
+    end_logits: Array
 
 
-def _check_length(input_ids: Array, position_ids: Array | None, config: BertConfig) -> None:
-    length = input_ids.shape[-1]
-    if position_ids is None and length > config.max_position_embeddings:
-        raise ValueError(
-            f"input_ids has rows of {length} tokens; the model has position embeddings for "
-            f"{config.max_position_embeddings}: truncate the text"
+class MaskedLMOutput(NamedTuple):
+    """logits: [B, L, V], of the word at each position."""
+
+    logits: Array
+
+
+class PreTrainingOutput(NamedTuple):
+    """prediction_logits: [B, L, V]. seq_relationship_logits: [B, 2] or [B, S, 2]."""
+
+    prediction_logits: Array
+    seq_relationship_logits: Array
+
+
+class Reading(NamedTuple):
+    """What a head needs to know of the rows beside what the encoder made of them."""
+
+    dropout: Dropout | None
+    segment_starts: Array | None
+
+    def of_first_tokens(self) -> Dropout | None:
+        """The dropout of [B, D] or [B, S, D]: each vector is its first token's."""
+        state = self.dropout
+        if state is None:
+            return None
+        if self.segment_starts is not None:
+            return state.select(self.segment_starts)
+        first = state.select(jnp.zeros((state.token_index.shape[0], 1), jnp.int32))
+        return first._replace(token_index=first.token_index[:, 0])
+
+
+class TaskModel(Model):
+    """An encoder called `encoder`, and what a task adds, called `head`."""
+
+    base_class: ClassVar[type[EncoderModel]] = EncoderModel
+    uses_pooler: ClassVar[bool] = True
+    uses_tokens: ClassVar[bool] = False
+
+    def __init__(self, config: EncoderConfig, *, rngs: nnx.Rngs, compute: Compute | None = None):
+        super().__init__(config, rngs=rngs, compute=compute)
+        self.encoder = self.base_class(
+            config, rngs=rngs, compute=self.compute, add_pooling_layer=self.uses_pooler
         )
+        self.head = self.make_head(rngs)
 
-
-class _TaskModel(PretrainedMixin, nnx.Module):
-    """An encoder called `bert`, and what a task adds."""
-
-    config_class = BertConfig
-    compute_class = Compute
-    family = BERT
-    uses_pooler = True
-
-    def __init__(
-        self,
-        config: BertConfig,
-        *,
-        rngs: nnx.Rngs,
-        compute: Compute = Compute(),  # noqa: B008 (frozen)
-    ):
-        self.config = config
-        self.compute = compute
-        self.bert = BertModel(
-            config, rngs=rngs, compute=compute, add_pooling_layer=self.uses_pooler
-        )
-        self._add_head(rngs)
-
-    def _add_head(self, rngs: nnx.Rngs) -> None:
+    def make_head(self, rngs: nnx.Rngs) -> Any:
+        """The head, newly drawn. A family with a head of its own replaces it."""
         raise NotImplementedError
 
-    def _linear(self, outputs: int, rngs: nnx.Rngs) -> Linear:
-        return Linear(
-            self.config.hidden_size,
-            outputs,
-            scale=self.config.initializer_range,
-            compute=self.compute,
-            rngs=rngs,
-        )
-
-
-class BertForSequenceClassification(_TaskModel):
-    """A class, or a number, for each text or pair of texts: logits [B, C] or [B, S, C]."""
-
-    def _add_head(self, rngs: nnx.Rngs) -> None:
-        self.classifier = self._linear(self.config.num_labels, rngs)
-
-    def __call__(self, input_ids: Array, *args: Any, **kwargs: Any) -> Array:
-        """The arguments of `BertModel.__call__`; logits [B, C], or [B, S, C] for packed rows."""
-        pooled = self.bert(input_ids, *args, **kwargs, pooled_only=True).pooler_output
-        state, starts = kwargs.get("dropout"), kwargs.get("segment_starts")
-        return _float32(self.classifier(_drop_pooled(pooled, self.config, state, starts)))
-
-
-class BertForMultipleChoice(_TaskModel):
-    """Which of several continuations: logits [B, choices] for inputs [B, choices, L]."""
-
-    def _add_head(self, rngs: nnx.Rngs) -> None:
-        self.classifier = self._linear(1, rngs)
+    def read(self, encoded: EncoderOutput, reading: Reading) -> Any:
+        """The outputs, from what the encoder made of the rows."""
+        raise NotImplementedError
 
     def __call__(
         self,
-        input_ids: Array,
-        attention_mask: Array | None = None,
-        token_type_ids: Array | None = None,
-        position_ids: Array | None = None,
+        input_ids: ArrayLike,
+        attention_mask: ArrayLike | None = None,
+        token_type_ids: ArrayLike | None = None,
+        position_ids: ArrayLike | None = None,
+        *,
+        segment_ids: ArrayLike | None = None,
+        segment_starts: ArrayLike | None = None,
         dropout: Dropout | None = None,
-    ) -> Array:
-        """The arguments of `BertModel.__call__`, each [B, choices, L]; logits [B, choices]."""
-        batch, choices, length = input_ids.shape
-        inputs = (input_ids, attention_mask, token_type_ids, position_ids)
-        flat = [x if x is None else x.reshape(batch * choices, length) for x in inputs]
+    ) -> Any:
+        """The arguments of `EncoderModel.__call__`; the outputs by their names, in float32."""
+        encoded = self.encoder(
+            input_ids,
+            attention_mask,
+            token_type_ids,
+            position_ids,
+            segment_ids=segment_ids,
+            segment_starts=segment_starts,
+            dropout=dropout,
+            pooled_only=not self.uses_tokens,
+        )
+        with jax.named_scope("head"):
+            starts = None if segment_starts is None else jnp.asarray(segment_starts)
+            return self.read(encoded, Reading(dropout, starts))
+
+
+class LinearHead(nnx.Module):
+    """Dropout and one product, under a name of its own: `head/classifier/kernel`.
+
+    Args:
+      name: of the product, as the family's files call it.
+      rate: of the dropout.
+    """
+
+    def __init__(
+        self, model: TaskModel, name: str, outputs: int, rngs: nnx.Rngs, *, rate: float = 0.0
+    ):
+        config = model.config
+        linear = Linear(
+            config.hidden_size,
+            outputs,
+            scale=config.initializer_range,
+            compute=model.compute,
+            rngs=rngs,
+        )
+        setattr(self, name, linear)
+        self.name = name
+        self.rate = rate
+
+    def __call__(self, x: Float[Array, "*rows D"], state: Dropout | None = None) -> Array:
+        logits = getattr(self, self.name)(dropout(x, self.rate, CLASSIFIER_SITE, state))
+        return _float32(logits)
+
+
+class ForSequenceClassification(TaskModel):
+    """A class, or a number, for each text or pair of texts."""
+
+    def make_head(self, rngs: nnx.Rngs) -> LinearHead:
+        rate = self.config.classifier_dropout_prob
+        return LinearHead(self, "classifier", self.config.num_labels, rngs, rate=rate)
+
+    def read(self, encoded: EncoderOutput, reading: Reading) -> ClassifierOutput:
+        return ClassifierOutput(self.head(encoded.pooler_output, reading.of_first_tokens()))
+
+
+class ForMultipleChoice(TaskModel):
+    """Which of several continuations: logits [B, choices] for inputs [B, choices, L]."""
+
+    def make_head(self, rngs: nnx.Rngs) -> LinearHead:
+        return LinearHead(self, "classifier", 1, rngs, rate=self.config.classifier_dropout_prob)
+
+    def read(self, encoded: EncoderOutput, reading: Reading) -> ClassifierOutput:
+        return ClassifierOutput(self.head(encoded.pooler_output, reading.of_first_tokens()))
+
+    def __call__(
+        self,
+        input_ids: ArrayLike,
+        attention_mask: ArrayLike | None = None,
+        token_type_ids: ArrayLike | None = None,
+        position_ids: ArrayLike | None = None,
+        *,
+        dropout: Dropout | None = None,
+        **packed: Any,
+    ) -> ClassifierOutput:
+        """The arguments of `EncoderModel.__call__`, each [B, choices, L]."""
+        if given := [name for name, value in packed.items() if value is not None]:
+            raise InputError(f"{', '.join(given)}: choices are not packed; give rows [B, N, L]")
+        ids = jnp.asarray(input_ids)
+        batch, choices, length = ids.shape
+        further = (attention_mask, token_type_ids, position_ids)
+        flat = [None if x is None else jnp.asarray(x).reshape(-1, length) for x in further]
         if dropout is not None:
             dropout = dropout._replace(token_index=dropout.token_index.reshape(-1, length))
-        pooled = self.bert(*flat, dropout=dropout, pooled_only=True).pooler_output
-        logits = self.classifier(_drop_pooled(pooled, self.config, dropout, None))
-        return _float32(logits).reshape(batch, choices)
+        logits = super().__call__(ids.reshape(-1, length), *flat, dropout=dropout).logits
+        return ClassifierOutput(logits.reshape(batch, choices))
 
 
-class BertForTokenClassification(_TaskModel):
-    """A class for each token: logits [B, L, C]."""
-
-    uses_pooler = False
-
-    def _add_head(self, rngs: nnx.Rngs) -> None:
-        self.classifier = self._linear(self.config.num_labels, rngs)
-
-    def __call__(self, input_ids: Array, *args: Any, **kwargs: Any) -> Array:
-        """The arguments of `BertModel.__call__`; logits [B, L, C]."""
-        hidden = self.bert(input_ids, *args, **kwargs).last_hidden_state
-        rate, state = self.config.classifier_dropout_prob, kwargs.get("dropout")
-        return _float32(self.classifier(dropout(hidden, rate, CLASSIFIER_SITE, state)))
-
-
-class BertForQuestionAnswering(_TaskModel):
-    """Where the answer starts and ends: two logits [B, L]."""
+class ForTokenClassification(TaskModel):
+    """A class for each token."""
 
     uses_pooler = False
+    uses_tokens = True
 
-    def _add_head(self, rngs: nnx.Rngs) -> None:
-        self.qa_outputs = self._linear(2, rngs)
+    def make_head(self, rngs: nnx.Rngs) -> LinearHead:
+        rate = self.config.classifier_dropout_prob
+        return LinearHead(self, "classifier", self.config.num_labels, rngs, rate=rate)
 
-    def __call__(self, input_ids: Array, *args: Any, **kwargs: Any) -> tuple[Array, Array]:
-        """The arguments of `BertModel.__call__`; (start [B, L], end [B, L])."""
-        logits = _float32(self.qa_outputs(self.bert(input_ids, *args, **kwargs).last_hidden_state))
-        return logits[..., 0], logits[..., 1]
+    def read(self, encoded: EncoderOutput, reading: Reading) -> ClassifierOutput:
+        return ClassifierOutput(self.head(encoded.last_hidden_state, reading.dropout))
 
 
-class BertForNextSentencePrediction(_TaskModel):
+class ForQuestionAnswering(TaskModel):
+    """Where in the row the answer starts and ends."""
+
+    uses_pooler = False
+    uses_tokens = True
+
+    def make_head(self, rngs: nnx.Rngs) -> LinearHead:
+        return LinearHead(self, "qa_outputs", 2, rngs)
+
+    def read(self, encoded: EncoderOutput, reading: Reading) -> QuestionAnsweringOutput:
+        logits = self.head(encoded.last_hidden_state)
+        return QuestionAnsweringOutput(logits[..., 0], logits[..., 1])
+
+
+class ForNextSentencePrediction(TaskModel):
     """Whether the second text follows the first (class 0) or not: logits [B, 2] or [B, S, 2]."""
 
-    def _add_head(self, rngs: nnx.Rngs) -> None:
-        self.seq_relationship = self._linear(2, rngs)
+    def make_head(self, rngs: nnx.Rngs) -> LinearHead:
+        return LinearHead(self, "seq_relationship", 2, rngs)
 
-    def __call__(self, input_ids: Array, *args: Any, **kwargs: Any) -> Array:
-        """The arguments of `BertModel.__call__`; logits [B, 2], or [B, S, 2] for packed rows."""
-        pooled = self.bert(input_ids, *args, **kwargs, pooled_only=True).pooler_output
-        return _float32(self.seq_relationship(pooled))
+    def read(self, encoded: EncoderOutput, reading: Reading) -> ClassifierOutput:
+        return ClassifierOutput(self.head(encoded.pooler_output))
 
 
 class PredictionHead(nnx.Module):
     """Hidden states -> scores of every word, through the transposed word embedding."""
 
-    def __init__(self, config: BertConfig, *, compute: Compute, rngs: nnx.Rngs):
+    def __init__(self, config: EncoderConfig, *, compute: Compute, rngs: nnx.Rngs):
         width = config.hidden_size
         self.transform = Linear(
             width, width, scale=config.initializer_range, compute=compute, rngs=rngs
@@ -244,78 +239,63 @@ class PredictionHead(nnx.Module):
         self.activation = activation_function(config.hidden_act, compute)
         self.compute = compute
 
-    def __call__(self, hidden: Array, word_embeddings: Array) -> Array:
-        """hidden [B, L, D], word_embeddings [V, D] -> [B, L, V] float32."""
+    def __call__(
+        self, hidden: Float[Array, "B L D"], word_embeddings: Float[Array, "V D"]
+    ) -> Float[Array, "B L V"]:
         x = self.layer_norm(self.activation(self.transform(hidden)))
-        return _float32(product("bld,vd->blv", x, word_embeddings, self.compute)) + self.bias[...]
+        scores = _float32(product("bld,vd->blv", x, word_embeddings, self.compute))
+        return scores + _float32(self.bias[...])[None, None]
 
 
-class BertForMaskedLM(_TaskModel):
-    """Which word stands at each position: logits [B, L, V]. The decoder is the word embedding."""
+class WordHead(nnx.Module):
+    """The word predictions and, for pre-training, beside them the next sentence's."""
+
+    def __init__(self, model: TaskModel, rngs: nnx.Rngs, *, next_sentence: bool):
+        config, compute = model.config, model.compute
+        if not config.tie_word_embeddings:
+            raise InputError(
+                "tie_word_embeddings=False: the word prediction head here always uses the word "
+                "embedding as its decoder, as every published BERT does"
+            )
+        self.predictions = PredictionHead(config, compute=compute, rngs=rngs)
+        self.seq_relationship = (
+            Linear(
+                config.hidden_size, 2, scale=config.initializer_range, compute=compute, rngs=rngs
+            )
+            if next_sentence
+            else None
+        )
+
+
+class ForMaskedLM(TaskModel):
+    """Which word stands at each position. The decoder is the word embedding."""
 
     uses_pooler = False
+    uses_tokens = True
 
-    def _add_head(self, rngs: nnx.Rngs) -> None:
-        _require_tied(self.config)
-        self.predictions = PredictionHead(self.config, compute=self.compute, rngs=rngs)
+    def make_head(self, rngs: nnx.Rngs) -> WordHead:
+        return WordHead(self, rngs, next_sentence=False)
 
-    def __call__(self, input_ids: Array, *args: Any, **kwargs: Any) -> Array:
-        """The arguments of `BertModel.__call__`; logits [B, L, V]."""
-        hidden = self.bert(input_ids, *args, **kwargs).last_hidden_state
-        return self.predictions(hidden, self.bert.embeddings.word_embeddings.embedding[...])
+    def read(self, encoded: EncoderOutput, reading: Reading) -> MaskedLMOutput:
+        table = self.encoder.embeddings.word_embeddings.embedding[...]
+        return MaskedLMOutput(self.head.predictions(encoded.last_hidden_state, table))
 
 
-class BertForPreTraining(_TaskModel):
-    """Both pre-training tasks: word logits [B, L, V], next-sentence logits [B, 2] or [B, S, 2]."""
+class ForPreTraining(TaskModel):
+    """Both pre-training tasks: words, and whether the second text follows the first."""
 
-    def _add_head(self, rngs: nnx.Rngs) -> None:
-        _require_tied(self.config)
-        self.predictions = PredictionHead(self.config, compute=self.compute, rngs=rngs)
-        self.seq_relationship = self._linear(2, rngs)
+    uses_tokens = True
 
-    def __call__(self, input_ids: Array, *args: Any, **kwargs: Any) -> tuple[Array, Array]:
-        """The arguments of `BertModel.__call__`; see the class."""
-        encoded = self.bert(input_ids, *args, **kwargs)
-        table = self.bert.embeddings.word_embeddings.embedding[...]
-        return (
-            self.predictions(encoded.last_hidden_state, table),
-            _float32(self.seq_relationship(encoded.pooler_output)),
+    def make_head(self, rngs: nnx.Rngs) -> WordHead:
+        return WordHead(self, rngs, next_sentence=True)
+
+    def read(self, encoded: EncoderOutput, reading: Reading) -> PreTrainingOutput:
+        table = self.encoder.embeddings.word_embeddings.embedding[...]
+        return PreTrainingOutput(
+            self.head.predictions(encoded.last_hidden_state, table),
+            _float32(self.head.seq_relationship(encoded.pooler_output)),
         )
 
 
 def _float32(x: Array) -> Array:
     return x.astype(jnp.float32)
-
-
-def _drop_pooled(
-    pooled: Array, config: BertConfig, state: Dropout | None, segment_starts: Array | None
-) -> Array:
-    """The classifier's dropout on [B, D] or [B, S, D]: each vector is its first token's."""
-    if state is None:
-        return pooled
-    if segment_starts is None:
-        rows = jnp.zeros((pooled.shape[0], 1), jnp.int32)
-        first = state.select(rows)
-        first = first._replace(token_index=first.token_index[:, 0])
-    else:
-        first = state.select(segment_starts)
-    return dropout(pooled, config.classifier_dropout_prob, CLASSIFIER_SITE, first)
-
-
-def _require_tied(config: BertConfig) -> None:
-    if not config.tie_word_embeddings:
-        raise ValueError(
-            "tie_word_embeddings=False: the word prediction head here always uses the word "
-            "embedding as its decoder, as every published BERT does"
-        )
-
-
-def split_model(model: nnx.Module) -> tuple[Any, dict[str, Any]]:
-    """(graph definition, parameters): the latter a plain nested dict, ready for jit and grad."""
-    graphdef, state = nnx.split(model)
-    return graphdef, nnx.to_pure_dict(state)
-
-
-def merge_model(graphdef: Any, params: dict[str, Any]) -> nnx.Module:
-    """The model that `split_model` took apart, with these parameters."""
-    return nnx.merge(graphdef, params)

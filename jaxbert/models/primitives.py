@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import lax
+from jaxtyping import Array, Float, Int
 
+from jaxbert import cpu
 from jaxbert.models.config import Compute
 
-Array = jax.Array
-Scalar = jax.Array | float
+Scalar = Array | float
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1,))
@@ -22,11 +24,9 @@ def gelu(x: Array, on_cpu: bool = False) -> Array:
 
     on_cpu: whether the program is written for one. The result is the same.
     """
-    terms = _CDF_TERMS
-    if on_cpu:
-        # Without the barrier XLA makes an array as large as x of each term, for all layers to read,
-        # and computes the function inside of products, where it is slower than on its own.
-        x, *terms = lax.optimization_barrier((x, *(jnp.asarray(t, x.dtype) for t in terms)))
+    if not on_cpu:
+        return x * _normal_cdf(x, *_CDF_TERMS)
+    x, *terms = cpu.apart(x, *(jnp.asarray(term, x.dtype) for term in _CDF_TERMS))
     return x * _normal_cdf(x, *terms)
 
 
@@ -39,11 +39,11 @@ def _normal_cdf(x: Array, half: Scalar, one: Scalar, root: Scalar) -> Array:
     return half * (one + lax.erf(x * root))
 
 
-def _gelu_forward(x, on_cpu):
+def _gelu_forward(x: Array, on_cpu: bool) -> tuple[Array, Array]:
     return gelu(x, on_cpu), x
 
 
-def _gelu_backward(on_cpu, x, g):
+def _gelu_backward(on_cpu: bool, x: Array, g: Array) -> tuple[Array]:
     # From x alone: reading one array and computing erf again is cheaper than storing the terms.
     density = jnp.exp(-0.5 * x * x) * (2 * jnp.pi) ** -0.5
     return ((_normal_cdf(x, *_CDF_TERMS) + x * density) * g,)
@@ -80,6 +80,7 @@ def product(spec: str, a: Array, b: Array, compute: Compute) -> Array:
     """
     if compute.operand_dtype == jnp.float32:
         # float32 means float32: accelerators would otherwise round the operands.
+        a, b = (x.astype(jnp.float32) for x in (a, b))
         return jnp.einsum(spec, a, b, precision=lax.Precision.HIGHEST)
     return _product(spec, compute, a, b).astype(compute.activation_dtype)
 
@@ -93,14 +94,14 @@ def _product(spec: str, compute: Compute, a: Array, b: Array) -> Array:
     return jnp.einsum(spec, *low, preferred_element_type=jnp.float32)
 
 
-def _product_forward(spec, compute, a, b):
+def _product_forward(spec: str, compute: Compute, a: Array, b: Array) -> tuple[Array, Any]:
     low_a, low_b = a.astype(compute.operand_dtype), b.astype(compute.operand_dtype)
     # The empty arrays carry the dtypes the gradients must have.
     like = jnp.zeros((0,), a.dtype), jnp.zeros((0,), b.dtype)
     return _product(spec, compute, low_a, low_b), (low_a, low_b, *like)
 
 
-def _product_backward(spec, compute, residuals, g):
+def _product_backward(spec: str, compute: Compute, residuals: Any, g: Array) -> tuple[Array, Array]:
     # Written out because JAX's own transpose would multiply float32 by bfloat16 and round the
     # result to bfloat16, which is slow on CPUs and loses the accumulated bits everywhere.
     a, b, like_a, like_b = residuals
@@ -108,7 +109,7 @@ def _product_backward(spec, compute, residuals, g):
     grad_a = _product(f"{out},{in_b}->{in_a}", compute, g, b)
     if spec == _LINEAR and compute.on_cpu:
         rounded = g.astype(compute.operand_dtype)
-        grad_b = _product("di,if->df", compute, _tiled_transpose(a), rounded)
+        grad_b = _product("di,if->df", compute, cpu.tiled_transpose(a), rounded)
     else:
         grad_b = _product(f"{in_a},{out}->{in_b}", compute, a, g)
     return grad_a.astype(like_a.dtype), grad_b.astype(like_b.dtype)
@@ -117,20 +118,8 @@ def _product_backward(spec, compute, residuals, g):
 _product.defvjp(_product_forward, _product_backward)
 
 
-def _tiled_transpose(x: Array) -> Array:
-    """x.T of a matrix, written so that XLA does not fold it into the product that follows.
-
-    XLA on CPUs has a bfloat16 product for operands that are not transposed only, and turns the
-    others into float32 first: the gradient of every kernel, x.T @ g, at half the speed.
-    """
-    rows, columns = x.shape
-    tile = [min(size & -size, 64) for size in x.shape]  # the largest power of 2 that divides it
-    tiles = x.reshape(rows // tile[0], tile[0], columns // tile[1], tile[1])
-    return tiles.transpose(2, 3, 0, 1).reshape(columns, rows)
-
-
 def _normal(rngs: nnx.Rngs, shape: tuple[int, ...], scale: float, compute: Compute) -> nnx.Param:
-    # Drawn in float32 whatever the dtype, so that a seed names one initialisation.
+    # Drawn in float32 whatever the dtype, so that a seed names one initialization.
     draw = scale * jax.random.normal(rngs.params(), shape, jnp.float32)
     return nnx.Param(draw.astype(compute.param_dtype))
 
@@ -146,29 +135,35 @@ class Linear(nnx.Module):
         self, inputs: int, outputs: int, *, scale: float, compute: Compute, rngs: nnx.Rngs
     ):
         self.kernel = _normal(rngs, (inputs, outputs), scale, compute)
-        self.bias = _constant(0, (outputs,), compute)
+        self.bias = _constant(0.0, (outputs,), compute)
         self.compute = compute
 
-    def __call__(self, x: Array) -> Array:
+    @jax.named_scope("linear")
+    def __call__(self, x: Float[Array, "... inputs"]) -> Float[Array, "... outputs"]:
         rows = x.reshape(-1, x.shape[-1])
         y = product(_LINEAR, rows, self.kernel[...], self.compute)
-        return (y + self.bias[...].astype(y.dtype)).reshape(*x.shape[:-1], -1)
+        return (y + self.bias[...].astype(y.dtype)[None]).reshape(*x.shape[:-1], -1)
 
 
 class LayerNorm(nnx.Module):
-    """Normalises x [..., D] over D, with the variance as E[(x - mean)^2], in float32."""
+    """Normalizes x [..., D] over D, with the variance as E[(x - mean)^2], in float32."""
 
     def __init__(self, width: int, *, epsilon: float, compute: Compute):
-        self.scale = _constant(1, (width,), compute)
-        self.bias = _constant(0, (width,), compute)
+        self.scale = _constant(1.0, (width,), compute)
+        self.bias = _constant(0.0, (width,), compute)
         self.epsilon = epsilon
         self.compute = compute
 
-    def __call__(self, x: Array) -> Array:
+    @jax.named_scope("layer_norm")
+    def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
         x = x.astype(jnp.float32)
         centred = x - x.mean(axis=-1, keepdims=True)
         variance = jnp.square(centred).mean(axis=-1, keepdims=True)
-        y = centred * lax.rsqrt(variance + self.epsilon) * self.scale[...] + self.bias[...]
+        scale, bias = (
+            jnp.expand_dims(leaf[...].astype(jnp.float32), range(x.ndim - 1))
+            for leaf in (self.scale, self.bias)
+        )
+        y = centred * lax.rsqrt(variance + self.epsilon) * scale + bias
         return y.astype(self.compute.activation_dtype)
 
 
@@ -191,7 +186,8 @@ class Embedding(nnx.Module):
         self.embedding = _normal(rngs, (size, width), scale, compute)
         self.padding_index = padding_index
 
-    def __call__(self, index: Array) -> Array:
+    @jax.named_scope("embedding")
+    def __call__(self, index: Int[Array, "..."]) -> Float[Array, "... D"]:
         # Out of range indices would be clamped and train silently on the wrong row: make them NaN.
         rows = jnp.take(self.embedding[...], index, axis=0, mode="fill", fill_value=jnp.nan)
         if self.padding_index is None:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
-import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
+
+from jaxbert.atomic import replacing, write_text
+from jaxbert.errors import InputError
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -56,7 +57,7 @@ def open_checkpoint(directory: Path) -> dict[str, StoredTensor]:
 
     Raises:
       FileNotFoundError: the directory has no such file.
-      ValueError: a file is truncated or corrupt, a shard is missing, the index is none or points
+      InputError: a file is truncated or corrupt, a shard is missing, the index is none or points
         outside the directory, or the weights are in a format that is not read.
     """
     if (directory / SINGLE).is_file():
@@ -65,7 +66,7 @@ def open_checkpoint(directory: Path) -> dict[str, StoredTensor]:
         return _open_shards(directory / INDEX)
     others = sorted({path.name for glob in _OTHER_FORMATS for path in directory.glob(glob)})
     if others:
-        raise ValueError(
+        raise InputError(
             f"{directory} holds its weights as {', '.join(others)}, which jaxbert does not read "
             f"(a pickle can run any code): convert it to {SINGLE} with save_pretrained of the "
             "library that wrote it"
@@ -78,7 +79,7 @@ def _open_file(path: Path) -> dict[str, StoredTensor]:
         file = safe_open(path, framework="np")
         slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
     except SafetensorError as error:
-        raise ValueError(
+        raise InputError(
             f"{path} is no complete safetensors file ({error}): fetch or write it again"
         ) from None
     return {
@@ -92,39 +93,42 @@ def _open_shards(index: Path) -> dict[str, StoredTensor]:
     shards = sorted(set(weight_map.values()))
     absent = [shard for shard in shards if not (index.parent / shard).is_file()]
     if absent:
-        raise ValueError(
+        raise InputError(
             f"{index} names files that are not beside it: {', '.join(absent)}; fetch them again"
         )
     opened = {shard: _open_file(index.parent / shard) for shard in shards}
     lost = [f"{name} in {shard}" for name, shard in weight_map.items() if name not in opened[shard]]
     if lost:
-        raise ValueError(f"{index} names tensors that are not in their files: {', '.join(lost)}")
+        raise InputError(f"{index} names tensors that are not in their files: {', '.join(lost)}")
     return {name: opened[shard][name] for name, shard in weight_map.items()}
 
 
 def _read_index(index: Path) -> dict[str, str]:
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(x, str) for x in weight_map.values()):
-        raise ValueError(f"{index} must hold an object weight_map, tensor name -> file name")
+        raise InputError(f"{index} must hold an object weight_map, tensor name -> file name")
     # Only a plain name: an index must not make us open a file elsewhere.
     outside = sorted({x for x in weight_map.values() if not re.fullmatch(r"\w[\w.-]*", x)})
     if outside:
-        raise ValueError(f"{index} must name files beside itself, got {', '.join(outside)}")
+        raise InputError(f"{index} must name files beside itself, got {', '.join(outside)}")
     return weight_map
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path, fix: str = "mend it, or fetch the model again") -> dict[str, Any]:
     """The JSON object in a file.
 
+    Args:
+      fix: what to do where there is none, for the message.
+
     Raises:
-      ValueError: it holds something else.
+      InputError: it holds something else.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not valid JSON: {error}; {fix}") from None
     if not isinstance(content, dict):
-        raise ValueError(f"{path} must hold a JSON object, got {type(content).__name__}")
+        raise InputError(f"{path} must hold a JSON object, got {type(content).__name__}; {fix}")
     return content
 
 
@@ -144,8 +148,7 @@ def write_checkpoint(
     for file, names in zip(files, shards, strict=True):
         # The format stores bytes as they lie, so a transposed view must become an array first.
         arrays = {name: np.asarray(tensors[name], order="C") for name in names}
-        with _replacing(directory / file) as temporary:
-            save_file(arrays, temporary, metadata={"format": "pt"})
+        _save(directory / file, arrays)
     if len(shards) > 1:
         weight_map = {n: file for file, names in zip(files, shards, strict=True) for n in names}
         total = sum(array.nbytes for array in tensors.values())
@@ -155,6 +158,14 @@ def write_checkpoint(
         is_model = path.name in (SINGLE, INDEX) or _SHARD.fullmatch(path.name)
         if is_model and path.name not in files:
             path.unlink()
+
+
+def _save(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    try:
+        with replacing(path) as temporary:
+            save_file(arrays, temporary, metadata={"format": "pt"})
+    except SafetensorError as error:  # how the library reports a full disk
+        raise OSError(f"{path} cannot be written: {error}") from error
 
 
 def _split(tensors: Mapping[str, np.ndarray], max_shard_bytes: int) -> list[list[str]]:
@@ -172,24 +183,4 @@ def _split(tensors: Mapping[str, np.ndarray], max_shard_bytes: int) -> list[list
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Writes a JSON object, as `transformers` lays it out; the file is complete or absent."""
-    with _replacing(path) as temporary:
-        text = json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False)
-        temporary.write_text(text + "\n", encoding="utf-8")
-
-
-@contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """Gives a temporary path beside `path`, and moves it there once it is written completely."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.touch()
-        mode = temporary.stat().st_mode
-        yield temporary
-        temporary.chmod(mode)  # safetensors makes files that only their owner can read
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except SafetensorError as error:  # how the library reports a full disk
-        raise OSError(f"{path} cannot be written: {error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_text(path, json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n")

@@ -18,12 +18,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from jaxbert.errors import InputError
+from jaxbert.weights.directory import CONFIG, model_directory, read_config
 from jaxbert.weights.formats import (
-    INDEX,
-    SINGLE,
     StoredTensor,
     open_checkpoint,
-    read_json,
     write_checkpoint,
     write_json,
 )
@@ -33,21 +32,6 @@ Model = TypeVar("Model", bound="PretrainedMixin")
 
 logger = logging.getLogger("jaxbert")
 
-CONFIG = "config.json"
-# All that is fetched from a hub repository; the tokenizer's files come along so that the directory
-# is complete.
-_HUB_FILES = (
-    CONFIG,
-    SINGLE,
-    INDEX,
-    "model-*-of-*.safetensors",
-    "vocab.txt",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-)
-
 
 @dataclasses.dataclass(frozen=True)
 class LoadReport:
@@ -55,13 +39,13 @@ class LoadReport:
 
     Args:
       directory: where the files were.
-      initialised: our parameter paths that the checkpoint does not have, or has for another task
+      initialized: our parameter paths that the checkpoint does not have, or has for another task
         or other labels; they are newly drawn and need training.
       unused: the checkpoint's tensors, by its own names, that the model has no place for.
     """
 
     directory: Path
-    initialised: tuple[str, ...]
+    initialized: tuple[str, ...]
     unused: tuple[str, ...]
 
 
@@ -80,6 +64,8 @@ class PretrainedMixin:
     compute_class: ClassVar[Any]
     family: ClassVar[Family]
 
+    config: Any
+
     @classmethod
     def from_pretrained(
         cls,
@@ -94,7 +80,7 @@ class PretrainedMixin:
         """The model with the weights of a Hugging Face directory or hub repository.
 
         The weights of any task fit any task: the encoder is taken, and a head that the checkpoint
-        does not have is newly initialised, as is a missing pooler. That is reported as a warning
+        does not have is newly initialized, as is a missing pooler. That is reported as a warning
         of the logger "jaxbert", and by `load_pretrained`. Names may have the encoder's prefix or
         not, and LayerNorms may say gamma and beta.
 
@@ -102,23 +88,30 @@ class PretrainedMixin:
           source: a directory with config.json and model.safetensors (or its shards), or the id of
             a repository on the hub.
           revision: branch, tag or commit; for the hub only.
-          num_labels: how many classes; a classifier for another number is newly initialised.
+          num_labels: how many classes; a classifier for another number is newly initialized.
             Models that do not classify ignore it, and labels.
-          labels: their names in index order; a classifier for other names is newly initialised.
-          seed: of what is newly initialised.
+          labels: their names in index order; a classifier for other names is newly initialized.
+          seed: of what is newly initialized.
           **compute: the fields of `Compute`: `dtype` of matrix products, `param_dtype` to which
             the weights are cast (both default "float32"), `gradient_checkpointing`.
 
         Raises:
           OSError: there is no such directory or repository, or it is no model.
-          ValueError: a file is unreadable, the configuration is refused, or the tensors do not fit
+          InputError: a file is unreadable, the configuration is refused, or the tensors do not fit
             it: all missing, unexpected and misshapen ones, with both shapes.
 
         Reference: transformers' `PreTrainedModel.from_pretrained`; unlike it, an encoder that is
         incomplete is an error, and so is a decoder that differs from the word embedding.
         """
-        options = dict(revision=revision, num_labels=num_labels, labels=labels, seed=seed)
-        return load_pretrained(cls, source, **options, **compute)[0]
+        return load_pretrained(
+            cls,
+            source,
+            revision=revision,
+            num_labels=num_labels,
+            labels=labels,
+            seed=seed,
+            **compute,
+        )[0]
 
     def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
         """Writes config.json and model.safetensors as `transformers` in PyTorch writes them.
@@ -151,22 +144,23 @@ def load_pretrained(
     seed: int = 0,
     **compute: Any,
 ) -> tuple[Model, LoadReport]:
-    """`model_class.from_pretrained(...)`, and the report of what was initialised and unused."""
+    """`model_class.from_pretrained(...)`, and the report of what was initialized and unused."""
     directory = model_directory(source, revision)
-    hf, tensors = _read_config(directory), _open_tensors(directory, model_class.family)
+    hf, tensors = read_config(directory), _open_tensors(directory, model_class.family)
     config, aside = _choose_labels(model_class, hf, tensors, num_labels, labels)
     options = model_class.compute_class(**compute)
 
-    def build() -> Model:
-        return model_class(config, rngs=nnx.Rngs(seed), compute=options)
+    def build() -> Any:
+        construct: Any = model_class  # a mixin has no constructor of its own
+        return construct(config, rngs=nnx.Rngs(seed), compute=options)
 
     graphdef, state = nnx.split(nnx.eval_shape(build))
     shapes, structure = _flatten(state)
     rows = pair(model_class.family.rows(_architecture(model_class)), shapes)
     try:
         found, unused = _match(model_class, rows, shapes, tensors, aside)
-    except ValueError as error:
-        raise ValueError(f"{directory}: {error}") from None
+    except InputError as error:
+        raise InputError(f"{directory}: {error}") from None
     drawn = _draw(build, shapes.keys() - found.keys())
     read = {
         row.ours: _read(row, found[row.ours], shapes[row.ours].dtype)
@@ -180,42 +174,6 @@ def load_pretrained(
     return nnx.merge(graphdef, params), report
 
 
-def model_directory(source: str | os.PathLike[str], revision: str | None = None) -> Path:
-    """`source` if it is a directory, else the local copy of that hub repository.
-
-    Raises:
-      OSError: there is neither.
-      ValueError: a revision of a directory is asked for.
-    """
-    path = Path(source)
-    if path.is_dir():
-        if revision is not None:
-            raise ValueError(f"{revision=} is for the hub, and {path} is a directory: leave it out")
-        return path
-    if path.exists():
-        raise NotADirectoryError(f"{path} is a file: give the directory that holds {CONFIG}")
-    from huggingface_hub import snapshot_download
-
-    try:
-        found = snapshot_download(str(source), revision=revision, allow_patterns=_HUB_FILES)
-    except (OSError, ValueError) as error:
-        reason = str(error).partition("\n")[0]
-        raise OSError(
-            f"{str(source)!r} is no directory here, and did not come from the Hugging Face hub "
-            f"({reason}): give the path of a model directory, or check the id and the connection"
-        ) from error
-    return Path(found)
-
-
-def _read_config(directory: Path) -> dict[str, Any]:
-    if not (directory / CONFIG).is_file():
-        raise FileNotFoundError(
-            f"{directory} is no model: it has no {CONFIG}; give a directory that save_pretrained "
-            "wrote"
-        )
-    return read_json(directory / CONFIG)
-
-
 def _architecture(model_class: type[Any]) -> str:
     """The Hugging Face class that it is, or derives from."""
     return next(c.__name__ for c in model_class.__mro__ if c.__name__ in model_class.family.heads)
@@ -226,8 +184,8 @@ def _open_tensors(directory: Path, family: Family) -> dict[str, StoredTensor]:
     tensors = open_checkpoint(directory)
     try:
         names = family.full_names(tensors)
-    except ValueError as error:
-        raise ValueError(f"{directory}: {error}") from None
+    except InputError as error:
+        raise InputError(f"{directory}: {error}") from None
     return {full: tensors[name] for full, name in names.items()}
 
 
@@ -258,7 +216,7 @@ def _with_labels(config: Any, num_labels: int | None, labels: Sequence[str] | No
         id2label = config.id2label if num_labels == config.num_labels else None
         return dataclasses.replace(config, num_labels=num_labels, id2label=id2label)
     if num_labels not in (None, len(labels)):
-        raise ValueError(f"{num_labels=} but labels has {len(labels)} names: give one of them")
+        raise InputError(f"{num_labels=} but labels has {len(labels)} names: give one of them")
     return dataclasses.replace(config, num_labels=len(labels), id2label=tuple(labels))
 
 
@@ -296,7 +254,7 @@ def _match(
     tensors: Mapping[str, StoredTensor],
     aside: set[str],
 ) -> tuple[dict[str, StoredTensor], tuple[str, ...]]:
-    """({our path: its tensor}, names of the unused tensors); a ValueError lists all misfits."""
+    """({our path: its tensor}, names of the unused tensors); an InputError lists all misfits."""
     family, architecture = model_class.family, _architecture(model_class)
     usable = {name: tensor for name, tensor in tensors.items() if name not in aside}
     problems = _fold_copies(usable, family.heads[architecture].copies)
@@ -312,7 +270,7 @@ def _match(
     ]
     if problems:
         lines = "\n  ".join(sorted(problems))
-        raise ValueError(f"the tensors do not fit {model_class.__name__} of {CONFIG}:\n  {lines}")
+        raise InputError(f"the tensors do not fit {model_class.__name__} of {CONFIG}:\n  {lines}")
     found = {row.ours: usable[name] for name, row in wanted.items() if name in usable}
     return found, tuple(sorted(tensors[name].name for name in strange | aside))
 
@@ -382,10 +340,10 @@ def _flatten(state: nnx.State) -> tuple[dict[str, Any], Any]:
 
 def _log(architecture: str, report: LoadReport) -> None:
     parts = []
-    if report.initialised:
-        parts.append(f"newly initialised, train before use: {', '.join(report.initialised)}")
+    if report.initialized:
+        parts.append(f"newly initialized, train before use: {', '.join(report.initialized)}")
     if report.unused:
         parts.append(f"unused from the checkpoint: {', '.join(report.unused)}")
     if parts:
-        level = logging.WARNING if report.initialised else logging.INFO
+        level = logging.WARNING if report.initialized else logging.INFO
         logger.log(level, "%s from %s: %s", architecture, report.directory, "; ".join(parts))

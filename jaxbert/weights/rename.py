@@ -8,6 +8,10 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from jaxbert.errors import InputError
+
+ENCODER, HEAD = "encoder", "head"  # of our task models, whatever their family
+
 
 @dataclasses.dataclass(frozen=True)
 class Rename:
@@ -26,7 +30,7 @@ class Rename:
 
     def __post_init__(self) -> None:
         if not self.theirs.count("{i}") == self.ours.count("{i}") <= 1:
-            raise ValueError(f"{self}: {{i}} must be once in both names, or in neither")
+            raise InputError(f"{self}: {{i}} must be once in both names, or in neither")
 
     def turn(self, array: Any) -> Any:
         """The array in the other one's layout, [out, in] <-> [in, out]; its own inverse."""
@@ -36,9 +40,9 @@ class Rename:
         """The shape that `turn` gives an array of this one."""
         return shape[::-1] if self.transpose else shape
 
-    def under(self, prefix: str) -> Rename:
-        """The same row one level down: `prefix.theirs` is `prefix/ours`."""
-        return Rename(f"{prefix}.{self.theirs}", f"{prefix}/{self.ours}", self.transpose)
+    def under(self, theirs: str, ours: str) -> Rename:
+        """The same row one level down, in what they call `theirs` and we `ours`."""
+        return Rename(f"{theirs}.{self.theirs}", f"{ours}/{self.ours}", self.transpose)
 
     def at(self, path: str) -> Rename | None:
         """The row without a placeholder for our parameter `path`, None if it is not its row."""
@@ -56,7 +60,7 @@ def pair(rows: Iterable[Rename], leaves: Iterable[str]) -> tuple[Rename, ...]:
       leaves: "/"-joined paths of a model's parameters.
 
     Raises:
-      ValueError: unless it is one to one; lists every parameter without a row, with several rows,
+      InputError: unless it is one to one; lists every parameter without a row, with several rows,
         and every tensor that two parameters claim.
     """
     rows, pairs, problems = tuple(rows), [], []
@@ -73,8 +77,21 @@ def pair(rows: Iterable[Rename], leaves: Iterable[str]) -> tuple[Rename, ...]:
         if len(set(ours)) > 1:
             problems.append(f"{theirs} is claimed by {', '.join(ours)}")
     if problems:
-        raise ValueError("the renaming is not one to one:\n  " + "\n  ".join(problems))
+        raise InputError("the renaming is not one to one:\n  " + "\n  ".join(problems))
     return tuple(pairs)
+
+
+def linear(theirs: str, ours: str) -> tuple[Rename, ...]:
+    """The rows of a product with a bias."""
+    return (
+        Rename(f"{theirs}.weight", f"{ours}/kernel", transpose=True),
+        Rename(f"{theirs}.bias", f"{ours}/bias"),
+    )
+
+
+def norm(theirs: str, ours: str) -> tuple[Rename, ...]:
+    """The rows of a LayerNorm."""
+    return Rename(f"{theirs}.weight", f"{ours}/scale"), Rename(f"{theirs}.bias", f"{ours}/bias")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +99,7 @@ class Head:
     """What an architecture adds to its encoder.
 
     Args:
-      rows: of the head's parameters.
+      rows: of the head's parameters, without the `head/` that all of ours have.
       labelled: the head has one output for each label, the first axis of each of its tensors.
       num_labels: the one number of labels that Hugging Face's class works with; None = any.
       copies: (name, original): tensors that files may hold a second time.
@@ -99,7 +116,7 @@ class Family:
     """How the tensors of one kind of model are called.
 
     Args:
-      prefix: of the encoder inside a task model, theirs `bert.` and ours `bert/`.
+      prefix: what their task models call the encoder, `bert.`; ours is `encoder/` in all of them.
       base: the architecture that is the encoder alone, with no prefix.
       encoder: rows of the encoder, without the prefix.
       heads: architecture -> what it adds to the encoder; has a key for every architecture.
@@ -122,8 +139,12 @@ class Family:
         """All rows of a model, as its own tree and its own file have them."""
         if architecture == self.base:
             return self.encoder
-        encoder = (row.under(self.prefix) for row in self.encoder)
-        return (*encoder, *self.heads[architecture].rows)
+        encoder = (row.under(self.prefix, ENCODER) for row in self.encoder)
+        head = (
+            dataclasses.replace(row, ours=f"{HEAD}/{row.ours}")
+            for row in self.heads[architecture].rows
+        )
+        return (*encoder, *head)
 
     def must_have(self, full_name: str) -> bool:
         """Whether the encoder and the file must both have it: the encoder's, and not optional."""
@@ -141,7 +162,7 @@ class Family:
         """{full name: name in the file}, without buffers.
 
         Raises:
-          ValueError: listing the names that mean the same tensor.
+          InputError: listing the names that mean the same tensor.
         """
         meanings = collections.defaultdict(list)
         for name in names:
@@ -149,5 +170,5 @@ class Family:
                 meanings[self.full_name(name)].append(name)
         clashes = [" = ".join(same) for same in meanings.values() if len(same) > 1]
         if clashes:
-            raise ValueError("tensors that are there twice: " + "; ".join(clashes))
+            raise InputError("tensors that are there twice: " + "; ".join(clashes))
         return {full: same[0] for full, same in meanings.items()}

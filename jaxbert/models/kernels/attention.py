@@ -40,7 +40,7 @@ def tpu_takes(shape: tuple[int, ...], compute: Compute) -> bool:
     _, length, heads, width = shape
     fills = LANES % width == 0 and heads * width % LANES == 0
     fits = length <= MAX_LENGTH and length % 16 == 0
-    return compute.on == "tpu" and compute.dtype != "float16" and fills and fits
+    return compute.platform == "tpu" and compute.dtype != "float16" and fills and fits
 
 
 def tpu_attention(
@@ -67,7 +67,8 @@ def tpu_attention(
 
     Reference: Dao et al. 2022 (FlashAttention), for computing scores twice instead of storing them.
     """
-    static = _Static(rate, *query.shape[2:], compute, interpret)
+    heads, width = query.shape[2:]
+    static = _Static(rate, heads, width, compute, interpret)
     rows = (x.reshape(*x.shape[:2], -1).astype(compute.operand_dtype) for x in (query, key, value))
     pairs = (segments,) if bits is None else (segments, bits)
     # Queries as columns and keys as lines, which is how they meet in [L, L].
@@ -80,11 +81,11 @@ def _fused(static: _Static, query: Array, key: Array, value: Array, meets: Any) 
     return _forward(static, query, key, value, meets)[0]
 
 
-def _forward(static, *inputs):
+def _forward(static: _Static, *inputs: Any) -> tuple[Array, Any]:
     return _call(_forward_kernel, static, inputs, outputs=1, products=2), inputs
 
 
-def _backward(static, inputs, g):
+def _backward(static: _Static, inputs: Any, g: Array) -> tuple[Any, ...]:
     g = g.astype(static.compute.operand_dtype)
     *rows, meets = inputs
     grads = _call(_backward_kernel, static, (*rows, g, meets), outputs=3, products=5)
@@ -118,14 +119,26 @@ def _call(kernel: Any, static: _Static, inputs: Any, outputs: int, products: int
     )(*inputs)
 
 
-def _forward_kernel(static, query, key, value, meets, out):
+def _forward_kernel(
+    static: _Static, query: Any, key: Any, value: Any, meets: Any, out: Any
+) -> None:
     for own, head in _heads(static):
         probabilities = _probabilities(static, query[0, :, own], key[0, :, own], meets)
         probabilities = masked(probabilities, _bits(meets, head), static.rate)
         out[0, :, own] = _product(static, probabilities, value[0, :, own], 1, 0).astype(out.dtype)
 
 
-def _backward_kernel(static, query, key, value, g, meets, d_query, d_key, d_value):
+def _backward_kernel(
+    static: _Static,
+    query: Any,
+    key: Any,
+    value: Any,
+    g: Any,
+    meets: Any,
+    d_query: Any,
+    d_key: Any,
+    d_value: Any,
+) -> None:
     for own, head in _heads(static):
         q, k, v, d_out = (x[0, :, own] for x in (query, key, value, g))
         bits = _bits(meets, head)
@@ -179,7 +192,7 @@ def cudnn_takes(shape: tuple[int, ...], compute: Compute) -> bool:
     """Whether `cudnn_attention` is for keys of this shape [B, L, N, H]."""
     _, length, _, width = shape
     low = compute.dtype in ("bfloat16", "float16")
-    return compute.on == "gpu" and low and length % 2 == 0 and width % 8 == 0 and width <= 128
+    return compute.platform == "gpu" and low and length % 2 == 0 and width % 8 == 0 and width <= 128
 
 
 def cudnn_attention(

@@ -1,0 +1,1 @@
+"""The same functions for one kind of hardware."""

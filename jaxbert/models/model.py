@@ -1,0 +1,167 @@
+"""The encoder as a model, and models as pure functions of their parameters.
+
+A family's classes derive from these, and from those of `heads`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import ArrayLike
+from jaxtyping import Array
+
+from jaxbert.errors import InputError
+from jaxbert.models.config import Compute, EncoderConfig
+from jaxbert.models.dropout import Dropout
+from jaxbert.models.encoder import Embeddings, EncoderLayer, EncoderOutput, Pooler, run_layers
+from jaxbert.models.primitives import LayerNorm
+from jaxbert.models.visibility import Visibility, take_columns
+from jaxbert.weights.pretrained import PretrainedMixin
+
+
+class Model(PretrainedMixin, nnx.Module):
+    """What all models have: a configuration, and how they are computed."""
+
+    config_class: ClassVar[type[EncoderConfig]]
+    compute_class: ClassVar[type[Compute]] = Compute
+
+    config: EncoderConfig
+    compute: Compute
+
+    def __init__(self, config: EncoderConfig, *, rngs: nnx.Rngs, compute: Compute | None = None):
+        del rngs
+        self.config = config
+        self.compute = (compute or Compute()).resolved()
+
+
+class EncoderModel(Model):
+    """The encoder without a head.
+
+    Args:
+      config: what is computed.
+      rngs: draws the initial parameters: normal(0, initializer_range), as Hugging Face does.
+      compute: dtypes and memory; None = all defaults.
+      add_pooling_layer: whether there is a pooler.
+    """
+
+    def __init__(
+        self,
+        config: EncoderConfig,
+        *,
+        rngs: nnx.Rngs,
+        compute: Compute | None = None,
+        add_pooling_layer: bool = True,
+    ):
+        super().__init__(config, rngs=rngs, compute=compute)
+        compute = self.compute
+        self.embeddings = Embeddings(config, compute=compute, rngs=rngs)
+        self.layers = nnx.List(
+            EncoderLayer(config, index=i, compute=compute, rngs=rngs)
+            for i in range(config.num_hidden_layers)
+        )
+        self.final_norm = (
+            LayerNorm(config.hidden_size, epsilon=config.layer_norm_eps, compute=compute)
+            if config.norm == "pre"
+            else None
+        )
+        self.pooler = Pooler(config, compute=compute, rngs=rngs) if add_pooling_layer else None
+
+    @jax.named_scope("encoder")
+    def __call__(
+        self,
+        input_ids: ArrayLike,
+        attention_mask: ArrayLike | None = None,
+        token_type_ids: ArrayLike | None = None,
+        position_ids: ArrayLike | None = None,
+        *,
+        segment_ids: ArrayLike | None = None,
+        segment_starts: ArrayLike | None = None,
+        dropout: Dropout | None = None,
+        pooled_only: bool = False,
+    ) -> EncoderOutput:
+        """Encodes rows of tokens, each row one example, or several packed side by side.
+
+        Args:
+          input_ids: [B, L] int.
+          attention_mask: [B, L], 1 = token, 0 = padding; None = all are tokens.
+          token_type_ids: [B, L]; None = all 0.
+          position_ids: [B, L] in [0, max_position_embeddings); None = 0 ... L-1 in every row. An
+            index outside its table gives NaN.
+          segment_ids: [B, L], 0 = padding, 1 ... S: packed examples, blind to each other. Give
+            position_ids that restart in each segment with it. Excludes attention_mask.
+          segment_starts: [B, S], the column of each segment's first token; the pooler then gives
+            one vector a segment.
+          dropout: None = none; see `models.dropout.Dropout`.
+          pooled_only: the last layer computes the first tokens that the pooler reads, and skips
+            the others.
+
+        Raises:
+          InputError: rows are longer than there are positions; attention_mask and segment_ids.
+        """
+        ids = jnp.asarray(input_ids)
+        mask, types, positions, segments, starts = (
+            None if x is None else jnp.asarray(x)
+            for x in (attention_mask, token_type_ids, position_ids, segment_ids, segment_starts)
+        )
+        _check_length(ids, positions, self.config)
+        visibility = Visibility.of(mask, segments, positions)
+        embedded = self.embeddings(ids, types, positions, dropout)
+        first = jnp.zeros((ids.shape[0], 1), jnp.int32) if starts is None else starts
+        hidden_states = run_layers(
+            self.layers,
+            embedded,
+            visibility,
+            dropout,
+            first if pooled_only else None,
+            remat=self.compute.gradient_checkpointing,
+        )
+        last = hidden_states[-1] if self.final_norm is None else self.final_norm(hidden_states[-1])
+        pooled = None
+        if self.pooler is not None:
+            read = last if pooled_only else take_columns(last, first)
+            pooled = self.pooler(read if starts is not None else read[:, 0])
+        if pooled_only:
+            return EncoderOutput(None, pooled, ())
+        return EncoderOutput(last, pooled, (*hidden_states[:-1], last))
+
+
+def _check_length(input_ids: Array, position_ids: Array | None, config: EncoderConfig) -> None:
+    length = input_ids.shape[-1]
+    if position_ids is None and length > config.max_tokens:
+        raise InputError(
+            f"input_ids has rows of {length} tokens; the model has position embeddings for "
+            f"{config.max_tokens}: truncate the text"
+        )
+
+
+def split_model(model: Model) -> tuple[Any, dict[str, Any]]:
+    """(graph definition, parameters): the latter a plain nested dict, ready for jit and grad.
+
+    Example:
+      >>> from jaxbert.models import BertConfig, BertModel
+      >>> config = BertConfig(vocab_size=40, hidden_size=16, num_hidden_layers=1,
+      ...                     num_attention_heads=2, intermediate_size=24)
+      >>> graphdef, params = split_model(BertModel(config, rngs=nnx.Rngs(0)))
+      >>> params["pooler"]["kernel"].shape
+      (16, 16)
+    """
+    graphdef, state = nnx.split(model)
+    return graphdef, nnx.to_pure_dict(state)
+
+
+def merge_model(graphdef: Any, params: Any) -> Any:
+    """The model that `split_model` took apart, with these parameters.
+
+    Example:
+      >>> from jaxbert.models import BertConfig, BertModel
+      >>> config = BertConfig(vocab_size=40, hidden_size=16, num_hidden_layers=1,
+      ...                     num_attention_heads=2, intermediate_size=24)
+      >>> graphdef, params = split_model(BertModel(config, rngs=nnx.Rngs(0)))
+      >>> params["pooler"]["bias"] = jnp.ones(16)
+      >>> float(merge_model(graphdef, params).pooler.bias[...].sum())
+      16.0
+    """
+    return nnx.merge(graphdef, params)

@@ -1,0 +1,62 @@
+"""Where a model is: a directory here, or the local copy of a hub repository."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from jaxbert.errors import InputError
+from jaxbert.weights.formats import INDEX, SINGLE, read_json
+
+CONFIG = "config.json"
+# All that is fetched from a hub repository; the tokenizer's files come along so that the directory
+# is complete.
+_HUB_FILES = (
+    CONFIG,
+    SINGLE,
+    INDEX,
+    "model-*-of-*.safetensors",
+    "vocab.txt",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
+
+
+def model_directory(source: str | os.PathLike[str], revision: str | None = None) -> Path:
+    """`source` if it is a directory, else the local copy of that hub repository.
+
+    Raises:
+      OSError: there is neither.
+      InputError: a revision of a directory is asked for.
+    """
+    path = Path(source)
+    if path.is_dir():
+        if revision is not None:
+            raise InputError(f"{revision=} is for the hub, and {path} is a directory: leave it out")
+        return path
+    if path.exists():
+        raise NotADirectoryError(f"{path} is a file: give the directory that holds {CONFIG}")
+    from huggingface_hub import snapshot_download
+
+    try:
+        found = snapshot_download(str(source), revision=revision, allow_patterns=list(_HUB_FILES))
+    except (OSError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise OSError(
+            f"{str(source)!r} is no directory here, and did not come from the Hugging Face hub "
+            f"({reason}): give the path of a model directory, or check the id and the connection"
+        ) from error
+    return Path(found)
+
+
+def read_config(directory: Path) -> dict[str, Any]:
+    """The contents of a directory's config.json; FileNotFoundError where there is none."""
+    if not (directory / CONFIG).is_file():
+        raise FileNotFoundError(
+            f"{directory} is no model: it has no {CONFIG}; give a directory that save_pretrained "
+            "wrote"
+        )
+    return read_json(directory / CONFIG)
