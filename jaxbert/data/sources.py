@@ -1,4 +1,4 @@
-"""Columns of text and labels as `Examples`: what is a class, what a number, what is missing.
+"""Columns of text as `Examples`; what a label means is a task's to say.
 
 Nothing is guessed and nothing dropped: a row that cannot be used is an error of one line that names
 the source, the column, the row and what to do.
@@ -8,22 +8,15 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import math
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxbert.data.tables import Columns, read_table, some
-
-CLASSIFICATION = "single_label_classification"
-REGRESSION = "regression"
-
-_INTEGER = re.compile(r"[+-]?[0-9]+")
-_NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?")
+from jaxbert.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -32,15 +25,21 @@ class Examples:
 
     texts, pairs: N strings each; pairs None for single texts.
     labels: [N] int32 indices into `label_names`, or [N] float32 for regression; None without.
-    problem_type: "single_label_classification", "regression", or None without labels.
+    task: the name of the task that the labels are for; None without labels.
     source: where they came from, for messages.
+
+    Example:
+      >>> films = Examples(("good", "dull"), labels=np.array([1, 0], np.int32),
+      ...                  label_names=("no", "yes"), task="text-classification")
+      >>> len(films), films.label_names[films.labels[0]]
+      (2, 'yes')
     """
 
     texts: tuple[str, ...]
     pairs: tuple[str, ...] | None = None
     labels: np.ndarray | None = None
     label_names: tuple[str, ...] | None = None
-    problem_type: str | None = None
+    task: str | None = None
     source: str = "memory"
 
     def __len__(self) -> int:
@@ -60,52 +59,72 @@ class Examples:
         return digest.hexdigest()
 
 
-def load_examples(
+class Column(NamedTuple):
+    """The values of one column, and where they are, for messages."""
+
+    values: list[Any]
+    where: str
+
+
+def load_texts(
     source: Any,
     *,
     text_column: str = "text",
     text_pair_column: str | None = None,
-    label_column: str | None = None,
     split: str | None = None,
-    label_names: Sequence[str] | None = None,
-    problem_type: str | None = None,
 ) -> Examples:
-    """Reads examples from a file, a `datasets` hub id, or memory.
+    """Texts, or pairs of texts, without labels; arguments and errors as `read_columns`.
 
-    Labels that are whole numbers or text are classes, in numeric or alphabetic order; a column with
-    a decimal point anywhere is a regression target.
+    Example:
+      >>> load_texts({"text": ["a good film", "dull"]}).texts
+      ('a good film', 'dull')
+    """
+    wanted = {"text_column": text_column, "text_pair_column": text_pair_column}
+    columns, name = read_columns(source, wanted, split)
+    return texts_of(columns, name)
+
+
+def read_columns(
+    source: Any, wanted: Mapping[str, str | None], split: str | None = None
+) -> tuple[dict[str, Column], str]:
+    """({argument: column}, name of the source) of the columns that are asked for.
 
     Args:
-      source, split: as in `tables.read_table`.
-      label_column: None reads no labels.
-      label_names: the classes of the model at hand; labels are mapped onto them.
-      problem_type: that of the model at hand; None decides by the labels.
+      source, split: as in `tables.read_table`: a file, a `datasets` hub id, or memory.
+      wanted: {argument: name of its column}, for messages; None = not wanted.
 
     Raises:
-      ValueError: content that cannot be used; FileNotFoundError: no such file; ConnectionError: the
+      InputError: content that cannot be used; FileNotFoundError: no such file; ConnectionError: the
         hub did not answer. All in one line.
+
+    Example:
+      >>> table = {"review": ["good", "dull"], "stars": [5, 1]}
+      >>> columns, name = read_columns(table, {"text_column": "review", "label_column": None})
+      >>> columns["text_column"].values
+      ['good', 'dull']
     """
-    columns, name = read_table(source, split)
-    wanted = {
-        "text_column": text_column,
-        "text_pair_column": text_pair_column,
-        "label_column": label_column,
+    table, name = read_table(source, split)
+    named = {argument: column for argument, column in wanted.items() if column is not None}
+    _check_columns(table, named, name)
+    found = {
+        argument: Column(_as_list(table[column]), f"{name}: column {column!r}")
+        for argument, column in named.items()
     }
-    wanted = {argument: column for argument, column in wanted.items() if column is not None}
-    _check_columns(columns, wanted, name)
-    values = {argument: _as_list(columns[column]) for argument, column in wanted.items()}
-    _check_lengths(values, name)
-    where = {argument: f"{name}: column {column!r}" for argument, column in wanted.items()}
-    texts, pairs = (
-        _texts(values[argument], where[argument]) if argument in values else None
-        for argument in ("text_column", "text_pair_column")
-    )
-    if label_column is None:
-        return Examples(texts, pairs, source=name)
-    labels, names, problem_type = _labels(
-        values["label_column"], label_names, problem_type, where["label_column"]
-    )
-    return Examples(texts, pairs, labels, names, problem_type, name)
+    _check_lengths(found, name)
+    return found, name
+
+
+def texts_of(columns: Mapping[str, Column], name: str) -> Examples:
+    """The texts of `text_column`, and of `text_pair_column` where it is there.
+
+    Example:
+      >>> columns, name = read_columns({"text": ["good", "dull"]}, {"text_column": "text"})
+      >>> len(texts_of(columns, name))
+      2
+    """
+    texts = _texts(columns["text_column"])
+    pair = columns.get("text_pair_column")
+    return Examples(texts, None if pair is None else _texts(pair), source=name)
 
 
 def _as_list(column: Any) -> list[Any]:
@@ -125,97 +144,36 @@ def _check_columns(columns: Columns, wanted: Mapping[str, str], name: str) -> No
         close = difflib.get_close_matches(column.lower(), lower, 1)
         hint = f"; did you mean {lower[close[0]]!r}?" if close else ""
         parts.append(f"{column!r} ({argument}{hint})")
-    raise ValueError(
+    raise InputError(
         f"{name} has no column {' and no column '.join(parts)}; its columns are "
         f"{some(map(repr, columns), 20)}"
     )
 
 
-def _check_lengths(values: Mapping[str, list[Any]], name: str) -> None:
-    lengths = {argument: len(column) for argument, column in values.items()}
+def _check_lengths(columns: Mapping[str, Column], name: str) -> None:
+    lengths = {argument: len(column.values) for argument, column in columns.items()}
     if len(set(lengths.values())) > 1:
-        raise ValueError(f"{name}: columns of different lengths, {lengths}: make them equal")
-    if not lengths["text_column"]:
-        raise ValueError(f"{name} holds no examples: there must be at least one")
+        raise InputError(f"{name}: columns of different lengths, {lengths}: make them equal")
+    if not any(lengths.values()):
+        raise InputError(f"{name} holds no examples: there must be at least one")
 
 
-def _texts(values: list[Any], where: str) -> tuple[str, ...]:
-    _refuse(where, "no text", [i for i, v in enumerate(values) if v is None], "fill or delete it")
+def _texts(column: Column) -> tuple[str, ...]:
+    values, where = column
+    refuse(where, "no text", [i for i, v in enumerate(values) if v is None], "fill or delete it")
     other = [i for i, v in enumerate(values) if not isinstance(v, str)]
     kind = type(values[other[0]]).__name__ if other else ""
-    _refuse(where, f"{kind} where text is wanted", other, "name another column or convert it")
+    refuse(where, f"{kind} where text is wanted", other, "name another column or convert it")
     try:
         "".join(values).encode()
     except UnicodeEncodeError:
         broken = [i for i, v in enumerate(values) if v.encode(errors="ignore").decode() != v]
-        _refuse(where, "half a surrogate pair, which is no text,", broken, "mend or delete it")
+        refuse(where, "half a surrogate pair, which is no text,", broken, "mend or delete it")
     return tuple(values)
 
 
-def _labels(
-    values: list[Any], label_names: Sequence[str] | None, problem_type: str | None, where: str
-) -> tuple[np.ndarray, tuple[str, ...] | None, str]:
-    if problem_type not in (None, CLASSIFICATION, REGRESSION):
-        raise ValueError(f"{problem_type=}: want {CLASSIFICATION!r} or {REGRESSION!r}")
-    texts = _label_texts(values, where)
-    if problem_type is None:
-        decimal = any(_NUMBER.fullmatch(t) and not _INTEGER.fullmatch(t) for t in texts)
-        problem_type = REGRESSION if decimal and not label_names else CLASSIFICATION
-    if problem_type == REGRESSION:
-        return _numbers(texts, where), None, problem_type
-    names = tuple(label_names) if label_names else _class_names(texts, where)
-    return _class_indices(texts, names, where), names, problem_type
-
-
-def _label_texts(values: list[Any], where: str) -> list[str]:
-    """Labels as text, whole numbers in their shortest form; refuses missing ones and lists."""
-    other = [i for i, v in enumerate(values) if not isinstance(v, str | int | float | None)]
-    kind = type(values[other[0]]).__name__ if other else ""
-    _refuse(where, f"{kind} where one label is wanted", other, "name another column")
-    texts = [_label_text(value) for value in values]
-    missing = [i for i, text in enumerate(texts) if not text]
-    _refuse(where, "no label", missing, "fill or delete it, or leave the label column out")
-    return texts
-
-
-def _label_text(value: str | float | None) -> str:
-    if value is None or (isinstance(value, float) and not math.isfinite(value)):
-        return ""
-    text = str(value).strip()
-    return str(int(text)) if _INTEGER.fullmatch(text) else text
-
-
-def _numbers(texts: list[str], where: str) -> np.ndarray:
-    bad = [i for i, text in enumerate(texts) if not _NUMBER.fullmatch(text)]
-    shown = repr(texts[bad[0]]) if bad else ""
-    _refuse(where, f"{shown} where decimals elsewhere make it a regression target,", bad, "mend it")
-    return np.array([float(text) for text in texts], np.float32)
-
-
-def _class_names(texts: list[str], where: str) -> tuple[str, ...]:
-    names = set(texts)
-    if len(names) == 1:
-        raise ValueError(f"{where} holds one label only, {texts[0]!r}: want at least two classes")
-    if all(_NUMBER.fullmatch(name) for name in names):
-        return tuple(sorted(names, key=lambda name: (float(name), name)))
-    return tuple(sorted(names))
-
-
-def _class_indices(texts: list[str], names: Sequence[str], where: str) -> np.ndarray:
-    index = {name: i for i, name in enumerate(names)}
-    for i, name in enumerate(names):
-        if name == f"LABEL_{i}":  # what Hugging Face calls classes without names
-            index.setdefault(str(i), i)
-    unknown = dict.fromkeys(text for text in texts if text not in index)
-    if unknown:
-        raise ValueError(
-            f"{where} has labels the model does not know: {some(map(repr, unknown))}; it knows "
-            f"{some(map(repr, names), 20)}"
-        )
-    return np.array([index[text] for text in texts], np.int32)
-
-
-def _refuse(where: str, what: str, rows: list[int], remedy: str) -> None:
+def refuse(where: str, what: str, rows: list[int], remedy: str) -> None:
+    """InputError of what is wrong with these rows of a column, if there are any."""
     if rows:
         shown = some(str(i + 1) for i in rows)
-        raise ValueError(f"{where} has {what} in data row {shown} (counted from 1): {remedy}")
+        raise InputError(f"{where} has {what} in data row {shown} (counted from 1): {remedy}")

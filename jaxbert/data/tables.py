@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from jaxbert.errors import InputError
+
 Columns = Mapping[str, Any]
 
 
@@ -27,12 +29,12 @@ def read_table(source: Any, split: str | None = None) -> tuple[Columns, str]:
       split: which split of a hub data set; not for files.
 
     Raises:
-      ValueError: content that cannot be read; FileNotFoundError: no such file; ConnectionError: the
+      InputError: content that cannot be read; FileNotFoundError: no such file; ConnectionError: the
         hub did not answer.
     """
     if isinstance(source, Path) or (isinstance(source, str) and _is_file(source)):
         if split is not None:
-            raise ValueError(f"split={split!r} is for hub data sets; {source} is a file: leave out")
+            raise InputError(f"split={split!r} is for hub data sets; {source} is a file: leave out")
         return _read_file(Path(source).expanduser()), str(source)
     if isinstance(source, str):
         return _read_hub(source, split)
@@ -42,7 +44,7 @@ def read_table(source: Any, split: str | None = None) -> tuple[Columns, str]:
         return source, "dict of columns"
     if isinstance(source, Iterable):
         return _records_to_columns(enumerate(source, 1), "records, item"), "records"
-    raise ValueError(
+    raise InputError(
         f"source: got {type(source).__name__}, want a path, a hub id, dicts, a dict of columns or "
         "a datasets.Dataset"
     )
@@ -66,12 +68,12 @@ def _read_file(path: Path) -> Columns:
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file; want a {known} file or a hub id")
     if path.is_dir():
-        raise ValueError(f"{path} is a directory; give one of the files in it ({known})")
+        raise InputError(f"{path} is a directory; give one of the files in it ({known})")
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
-        raise ValueError(f"{path}: unknown extension {path.suffix!r}; want one of {known}")
+        raise InputError(f"{path}: unknown extension {path.suffix!r}; want one of {known}")
     if path.stat().st_size == 0:
-        raise ValueError(f"{path} is empty: there must be at least one example")
+        raise InputError(f"{path} is empty: there must be at least one example")
     return reader(path)
 
 
@@ -82,14 +84,14 @@ def _read_hub(source: str, split: str | None) -> tuple[Columns, str]:
     try:
         data = datasets.load_dataset(name, config or None, split=split)
     except Exception as error:  # the library raises a dozen kinds; each becomes one line of ours
-        kind = ConnectionError if isinstance(error, ConnectionError) else ValueError
+        kind = ConnectionError if isinstance(error, ConnectionError) else InputError
         raise kind(
             f"{source}: no such file, and as a hub data set it cannot be loaded: "
             f"{_first_line(error)}; check the name, the split and the network"
         ) from error
     if isinstance(data, Mapping):
         if len(data) > 1:
-            raise ValueError(f"{source} has the splits {', '.join(data)}: name one with split")
+            raise InputError(f"{source} has the splits {', '.join(data)}: name one with split")
         ((split, data),) = data.items()
     return _dataset_columns(data), f"{source}[{split}]"
 
@@ -114,7 +116,7 @@ def _decode(path: Path) -> str:
         at = start + error.start
         line = data.count(b"\n", 0, at) + 1
         encoding = "UTF-16" if b"\0" in data[:4] else "WINDOWS-1252"
-        raise ValueError(
+        raise InputError(
             f"{path} is not UTF-8: byte 0x{data[at]:02x} at offset {at} (line {line}); convert it, "
             f"for example with: iconv -f {encoding} -t UTF-8"
         ) from None
@@ -126,7 +128,7 @@ def _read_csv(path: Path, delimiter: str = ",") -> Columns:
     try:
         lines = [(reader.line_num, row) for row in reader]
     except csv.Error as error:
-        raise ValueError(
+        raise InputError(
             f"{path}, line {reader.line_num}: {error}; a field that holds quotes must stand in "
             "quotes, with each quote inside doubled"
         ) from None
@@ -150,7 +152,7 @@ def _read_tsv(path: Path) -> Columns:
     if any(len(row) != len(header) for _, row in rows):
         try:
             return _read_csv(path, "\t")
-        except ValueError:
+        except InputError:
             return _rows_to_columns(rows, path)
     always = bool(header) and all(_unquote(field, True) != field for field in header)
     return _rows_to_columns([(n, [_unquote(f, always) for f in row]) for n, row in rows], path)
@@ -167,14 +169,14 @@ def _unquote(field: str, always: bool) -> str:
 def _rows_to_columns(lines: Iterable[tuple[int, list[str]]], path: Path) -> Columns:
     rows = [(number, row) for number, row in lines if row]
     if len(rows) < 2:
-        raise ValueError(f"{path} holds no examples: want a header line and at least one more")
+        raise InputError(f"{path} holds no examples: want a header line and at least one more")
     header = [field.strip() for field in rows[0][1]]
     twice = sorted({name for name in header if header.count(name) > 1})
     if twice:
-        raise ValueError(f"{path}: the header has {', '.join(map(repr, twice))} twice: rename one")
+        raise InputError(f"{path}: the header has {', '.join(map(repr, twice))} twice: rename one")
     for line, row in rows:
         if len(row) != len(header):
-            raise ValueError(
+            raise InputError(
                 f"{path}, line {line}: {len(row)} fields where the header has {len(header)}; check "
                 "its quotes and separators"
             )
@@ -191,7 +193,7 @@ def _parse_json(line: str, path: Path, number: int) -> Any:
     try:
         return json.loads(line)
     except (json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(
+        raise InputError(
             f"{path}, line {number} is not JSON: {_first_line(error)}; want one object a line"
         ) from None
 
@@ -203,7 +205,7 @@ def _read_json(path: Path) -> Columns:
         value = json.loads(text)
     except (json.JSONDecodeError, RecursionError) as error:
         if text.lstrip().startswith("["):
-            raise ValueError(f"{path} is not JSON: {_first_line(error)}; mend it there") from None
+            raise InputError(f"{path} is not JSON: {_first_line(error)}; mend it there") from None
         return _read_json_lines(path)
     if isinstance(value, dict) and value and all(isinstance(v, list) for v in value.values()):
         return value
@@ -215,13 +217,13 @@ def _records_to_columns(records: Iterable[tuple[int, Any]], where: str) -> Colum
     rows = []
     for number, record in records:
         if not isinstance(record, Mapping):
-            raise ValueError(
+            raise InputError(
                 f"{where} {number}: got {type(record).__name__}, want an object with a key for "
                 "each column"
             )
         rows.append(record)
     if not rows:
-        raise ValueError(f"{where.rpartition(', ')[0]}: no examples, there must be at least one")
+        raise InputError(f"{where.rpartition(', ')[0]}: no examples, there must be at least one")
     names = dict.fromkeys(name for row in rows for name in row)
     return {name: [row.get(name) for row in rows] for name in names}
 
@@ -232,7 +234,7 @@ def _read_parquet(path: Path) -> Columns:
     try:
         table = pyarrow.parquet.read_table(path)
     except (ValueError, OSError) as error:
-        raise ValueError(
+        raise InputError(
             f"{path} is no readable parquet file: {_first_line(error)}; write it again"
         ) from None
     return {name: table.column(name) for name in table.column_names}

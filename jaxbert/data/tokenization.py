@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -16,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from jaxbert.atomic import replacing
 from jaxbert.data.sources import Examples
+from jaxbert.errors import InputError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -32,16 +32,22 @@ class Tokenized:
 
     input_ids, token_type_ids: [T] int32.
     offsets: [N + 1] int64; example i is input_ids[offsets[i]:offsets[i + 1]].
-    labels: [N] int32, or float32 for regression; None without.
-    token_labels: [T] int32, -100 where ignored; None but for token tasks.
+    labels: None without; [N] where `label_layout` is "example", int32 or float32; [T] int32, -100
+      where ignored, where it is "token".
     truncated: how many examples `max_length` cut.
+
+    Example:
+      >>> ids = np.array([2, 6, 3, 2, 3], np.int32)
+      >>> two = Tokenized(ids, np.zeros_like(ids), offsets=np.array([0, 3, 5]))
+      >>> len(two), two.lengths.tolist()
+      (2, [3, 2])
     """
 
     input_ids: np.ndarray
     token_type_ids: np.ndarray
     offsets: np.ndarray
     labels: np.ndarray | None = None
-    token_labels: np.ndarray | None = None
+    label_layout: str = "example"
     truncated: int = 0
 
     def __len__(self) -> int:
@@ -61,8 +67,16 @@ def load_tokenizer(source: str | Path, revision: str | None = None) -> PreTraine
     the vocabulary has capital letters (the file does not say, and Hugging Face always folds).
 
     Raises:
-      FileNotFoundError: no such directory, or one without tokenizer files; ValueError: files that
+      FileNotFoundError: no such directory, or one without tokenizer files; InputError: files that
         make no fast tokenizer.
+
+    Example:
+      >>> import tempfile
+      >>> with tempfile.TemporaryDirectory() as directory:
+      ...     with open(f"{directory}/vocab.txt", "w") as file:
+      ...         print(*"[PAD] [UNK] [CLS] [SEP] [MASK] good".split(), sep="\\n", file=file)
+      ...     load_tokenizer(directory)("Good")["input_ids"]
+      [2, 5, 3]
     """
     path = Path(source).expanduser()
     if path.is_dir() and not any((path / name).exists() for name in _TOKENIZER_FILES):
@@ -75,11 +89,11 @@ def load_tokenizer(source: str | Path, revision: str | None = None) -> PreTraine
     try:
         tokenizer = _from_pretrained(path, str(source), revision)
     except Exception as error:  # malformed files raise whatever their parser raises
-        kind = OSError if isinstance(error, OSError) else ValueError
+        kind = OSError if isinstance(error, OSError) else InputError
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise kind(f"{source}: the tokenizer cannot be loaded: {reason}") from error
     if not tokenizer.is_fast:
-        raise ValueError(f"{source}: {type(tokenizer).__name__} has no fast version: want one")
+        raise InputError(f"{source}: {type(tokenizer).__name__} has no fast version: want one")
     tokenizer.backend_tokenizer.no_padding()
     tokenizer.backend_tokenizer.no_truncation()
     return tokenizer
@@ -105,7 +119,18 @@ def _has_capitals(vocabulary: Path) -> bool:
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerBase, directory: str | Path) -> None:
-    """Writes the tokenizer's files into a model directory, for `transformers` and for us."""
+    """Writes the tokenizer's files into a model directory, for `transformers` and for us.
+
+    Example:
+      >>> import tempfile
+      >>> from transformers import BertTokenizer
+      >>> words = "[PAD] [UNK] [CLS] [SEP] [MASK] a good film".split()
+      >>> tokenizer = BertTokenizer(vocab={word: i for i, word in enumerate(words)})
+      >>> with tempfile.TemporaryDirectory() as directory:
+      ...     save_tokenizer(tokenizer, directory)
+      ...     load_tokenizer(directory)("a film")["input_ids"]
+      [2, 5, 7, 3]
+    """
     tokenizer.save_pretrained(directory)
 
 
@@ -121,10 +146,18 @@ def tokenize(
 
     Args:
       cache_dir: where ids are kept between runs, under a hash of texts, tokenizer and length.
+
+    Example:
+      >>> from transformers import BertTokenizer
+      >>> words = "[PAD] [UNK] [CLS] [SEP] [MASK] a good film".split()
+      >>> tokenizer = BertTokenizer(vocab={word: i for i, word in enumerate(words)})
+      >>> tokenized = tokenize(Examples(("a good film", "good")), tokenizer, max_length=4)
+      >>> tokenized.input_ids.tolist(), tokenized.truncated
+      ([2, 5, 6, 3, 2, 6, 3], 1)
     """
     special = tokenizer.num_special_tokens_to_add(pair=examples.pairs is not None)
     if max_length <= special:
-        raise ValueError(
+        raise InputError(
             f"{max_length=} leaves no room for text beside {special} special tokens: want at least "
             f"{special + 1}"
         )
@@ -138,13 +171,13 @@ def tokenize(
         tokenized = _encode(examples, backend)
     else:
         path = Path(cache_dir) / f"tokens-{_cache_key(examples, backend)}.npz"
-        tokenized = _load_cached(path, len(examples))
-        if tokenized is None:
-            tokenized = _encode(examples, backend)
+        cached = _load_cached(path, len(examples))
+        tokenized = _encode(examples, backend) if cached is None else cached
+        if cached is None:
             _save_cached(path, tokenized)
     empty = np.flatnonzero(tokenized.lengths == 0)
     if len(empty):
-        raise ValueError(
+        raise InputError(
             f"{examples.source}: the tokenizer makes no token of the text in data row "
             f"{empty[0] + 1} (and {len(empty) - 1} more): delete empty texts"
         )
@@ -181,7 +214,8 @@ def _cache_key(examples: Examples, backend: Any) -> str:
 def _load_cached(path: Path, examples: int) -> Tokenized | None:
     """What `_save_cached` wrote; None if there is nothing, or nothing whole."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # Opened here: numpy leaves a damaged file open.
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             found = Tokenized(
                 file["input_ids"],
                 file["token_type_ids"],
@@ -197,18 +231,11 @@ def _load_cached(path: Path, examples: int) -> Tokenized | None:
 
 def _save_cached(path: Path, tokenized: Tokenized) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Under a name of its own first: a reader, or a run killed here, never sees half a file.
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".partial", delete=False) as file:
-        try:
-            np.savez(
-                file,
-                input_ids=tokenized.input_ids,
-                token_type_ids=tokenized.token_type_ids,
-                offsets=tokenized.offsets,
-                truncated=np.int64(tokenized.truncated),
-            )
-            file.close()
-            os.replace(file.name, path)
-        except BaseException:
-            os.unlink(file.name)
-            raise
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez(
+            file,
+            input_ids=tokenized.input_ids,
+            token_type_ids=tokenized.token_type_ids,
+            offsets=tokenized.offsets,
+            truncated=np.int64(tokenized.truncated),
+        )

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
 
-Array = jax.Array
-SumAndCount = tuple[Array, Array]
+from jaxbert.data.batching import IGNORED_LABEL
+from jaxbert.errors import InputError
 
-IGNORED_LABEL = -100
+SumAndCount = tuple[Float[Array, ""], Float[Array, ""]]
 
 
 def classification(
-    logits: Array, labels: Array, weights: Array, *, smoothing: float = 0.0
+    logits: Float[Array, "*places C"],
+    labels: Int[Array, "*places"],
+    weights: Float[Array, "*places"],
+    *,
+    smoothing: float = 0.0,
 ) -> SumAndCount:
-    """Cross-entropy of logits [..., C] with integer labels [...], each times weights [...].
+    """Cross-entropy of logits with integer labels, each times its weight.
 
     With label smoothing e the target is 1 - e + e/C for the label and e/C elsewhere (Szegedy et al.
     2016), as PyTorch's `label_smoothing`.
@@ -26,9 +31,9 @@ def classification(
 
 
 def token_classification(
-    logits: Array, labels: Array, weights: Array | None = None, *, smoothing: float = 0.0
+    logits: Float[Array, "B L C"], labels: Int[Array, "B L"], *, smoothing: float = 0.0
 ) -> SumAndCount:
-    """`classification` of tokens: logits [B, L, C], labels [B, L] with -100 = ignored.
+    """`classification` of tokens, those labelled -100 ignored.
 
     Masked language modelling is the same with the vocabulary for classes.
     """
@@ -39,18 +44,14 @@ def token_classification(
 
 
 def regression(
-    logits: Array, labels: Array, weights: Array, *, smoothing: float = 0.0
+    logits: Float[Array, "*places 1"],
+    labels: Float[Array, "*places"],
+    weights: Float[Array, "*places"],
+    *,
+    smoothing: float = 0.0,
 ) -> SumAndCount:
-    """Squared error of logits [..., 1] and labels [...], each times weights [...]."""
+    """Squared error of logits and labels, each times its weight."""
     if smoothing:
-        raise ValueError(f"label_smoothing={smoothing} has no meaning for regression; use 0")
+        raise InputError(f"label_smoothing={smoothing} has no meaning for regression; use 0")
     error = logits[..., 0].astype(jnp.float32) - labels
     return (jnp.square(error) * weights).sum(), weights.sum()
-
-
-# problem_type of a configuration -> loss
-LOSSES = {
-    "single_label_classification": classification,
-    "regression": regression,
-    "token_classification": token_classification,
-}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -47,40 +47,21 @@ def _spearman(labels: np.ndarray, predictions: np.ndarray) -> float:
     return _pearson(rankdata(labels), rankdata(predictions))
 
 
-# problem_type -> name -> metric; the first is the one that models are selected by.
-METRICS: dict[str, dict[str, Metric]] = {
-    "single_label_classification": {
-        "accuracy": Metric(_accuracy),
-        "macro_f1": Metric(_macro_f1),
-        "matthews": Metric(_matthews),
-    },
-    "regression": {
-        "mse": Metric(_mse, higher_is_better=False),
-        "pearson": Metric(_pearson),
-        "spearman": Metric(_spearman),
-    },
+# The first of each is the one that models are selected by.
+CLASSIFICATION: dict[str, Metric] = {
+    "accuracy": Metric(_accuracy),
+    "macro_f1": Metric(_macro_f1),
+    "matthews": Metric(_matthews),
+}
+REGRESSION: dict[str, Metric] = {
+    "mse": Metric(_mse, higher_is_better=False),
+    "pearson": Metric(_pearson),
+    "spearman": Metric(_spearman),
 }
 
 
 def compute_scores(
-    problem_type: str, labels: np.ndarray, predictions: np.ndarray
+    metrics: Mapping[str, Metric], labels: np.ndarray, predictions: np.ndarray
 ) -> dict[str, float]:
-    """Every metric of a problem type, for labels [N] and predictions [N] (class index or value)."""
-    return {name: m.score(labels, predictions) for name, m in METRICS[problem_type].items()}
-
-
-def selection_metric(problem_type: str, name: str | None) -> tuple[str, bool]:
-    """The score that models are selected by, and whether more of it is better.
-
-    Args:
-      name: a metric of the problem type, or "loss"; None = the problem type's first metric.
-
-    Raises:
-      ValueError: there is none of that name for this problem; lists those there are.
-    """
-    known = {key: metric.higher_is_better for key, metric in METRICS[problem_type].items()}
-    known["loss"] = False
-    name = name or next(iter(known))
-    if name not in known:
-        raise ValueError(f"metric={name!r} is not one of {', '.join(known)} ({problem_type})")
-    return name, known[name]
+    """Every metric, for labels [N] and predictions [N] (class index or value)."""
+    return {name: metric.score(labels, predictions) for name, metric in metrics.items()}
