@@ -1,15 +1,15 @@
-"""`OptimizerConfig` -> one optax chain, with a learning rate for every group of layers.
+"""Groups and their schedules -> one optax chain.
 
     clip -> scale_by_<optimizer> -> add_decayed_weights -> [trust ratio] -> rate per group -> -1
 
-- Clipping is by one norm over everything that moves, before the groups part. Frozen leaves are
+- Clipping is by one norm over everything trainable, before the groups part. Frozen leaves are
   outside the chain: they hold no moments, enter no norm and get an update of exactly zero.
 - Moments are one state for all groups, with one step count.
 - Weight decay is decoupled and comes before the rates: a step shrinks a weight by rate * decay, as
   in torch's AdamW. LAMB's trust ratio comes after the decay, as in optax.lamb.
 
 Gradual unfreezing: until its epoch a group's rate, and so its update, is exactly 0, and it stays
-out of the clipping norm, so that what is awake moves as if the rest were frozen for good. But its
+out of the clipping norm, so that what is awake trains as if the rest were frozen for good. But its
 moments follow its gradient from the first step (clipped as if all were awake). Kept at zero until
 then they would meet a step count that calls them settled, and Adam's first updates would be 3 to
 6.6 times too large; so, a group wakes with honest averages. The schedule is the whole run's: a
@@ -18,7 +18,8 @@ group that wakes late joins it where it is.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -27,47 +28,77 @@ import optax
 
 from jaxbert.optim import layers
 from jaxbert.optim.config import OptimizerConfig
-from jaxbert.optim.groups import first_step, learning_rates, make_groups
+from jaxbert.optim.groups import Group
 from jaxbert.optim.schedules import Schedule
 
 
-def make_optimizer(
+def make_chain(
     config: OptimizerConfig,
     params: Any,
-    total_steps: int,
+    groups: Mapping[str, Group],
+    schedules: Mapping[str, Schedule],
     steps_per_epoch: int,
 ) -> optax.GradientTransformationExtraArgs:
-    """The optimizer of a run; `update` wants the parameters too.
+    """The optimizer of a run, from what `RatePlan.make` has worked out.
 
-    `update(gradients, state, params, learning_rates={group: rate})` takes these rates, which may be
-    traced, instead of the schedules' own: programs that differ in nothing but rate, schedule, decay
-    and length of the run are then one.
+    Args:
+      config: the configuration.
+      params: a tree of arrays or ShapeDtypeStructs.
+      groups: of these parameters.
+      schedules: {group: step -> learning rate}, for the groups that are not frozen at least.
+      steps_per_epoch: for the steps at which groups wake.
 
-    Args: as `learning_rates`.
+    Returns:
+      A transformation whose `update` wants the parameters too. `update(gradients, state, params,
+      learning_rates={group: rate})` takes these rates, which may be traced, instead of the
+      schedules' own: programs that differ in nothing but rate, schedule, decay and length of the
+      run are then one.
 
-    Raises:
-      ValueError: as `learning_rates`.
+    Example:
+      >>> from jaxbert.optim.groups import make_groups
+      >>> params = {"head": {"bias": jnp.zeros(2)}}
+      >>> config = OptimizerConfig("sgd", weight_decay=0.0, clip_norm=None)
+      >>> groups = make_groups(config, layers.leaf_labels(params))
+      >>> chain = make_chain(config, params, groups, {"head": lambda step: jnp.float32(0.5)}, 1)
+      >>> gradients = {"head": {"bias": jnp.ones(2)}}
+      >>> chain.update(gradients, chain.init(params), params)[0]["head"]["bias"].tolist()
+      [-0.5, -0.5]
     """
-    groups = make_groups(config, params)
-    rates = learning_rates(config, params, total_steps, steps_per_epoch)
-    moving = {name: group for name, group in groups.items() if not group.frozen}
-    first_steps = {p: first_step(g, steps_per_epoch) for g in moving.values() for p in g.paths}
+    trained = {name: group for name, group in groups.items() if not group.frozen}
+    name_of = {path: name for name, group in trained.items() for path in group.paths}
+    first_of = {p: g.first_step(steps_per_epoch) for g in trained.values() for p in g.paths}
     # The chain sees a MaskedNode, no leaf at all, where a leaf is frozen; so must its trees.
-    name_of = {path: name for name, group in moving.items() for path in group.paths}
     names, decayed, first_steps = (
         layers.path_tree(params, values, optax.MaskedNode())
-        for values in (name_of, {p: layers.decays_weight(p) for p in name_of}, first_steps)
+        for values in (name_of, {p: layers.decays_weight(p) for p in name_of}, first_of)
     )
+    rates = {name: _scale_by_rate(name, schedules[name]) for name in trained}
     chain = optax.chain(
+        # Before the groups part: a norm per group would change their balance, which is the rates'.
         _clip(config.clip_norm, first_steps),
         _scale_by(config),
+        # After the moments, which so never see the decay (Loshchilov & Hutter 2019, AdamW).
         optax.add_decayed_weights(config.weight_decay, mask=decayed),
+        # LAMB's ratio is of the whole step, decay and all; the rate must not enter it.
         optax.scale_by_trust_ratio() if config.optimizer == "lamb" else optax.identity(),
-        optax.multi_transform({name: _scale_by_rate(name, rates[name]) for name in moving}, names),
+        optax.multi_transform(rates, names),
         optax.scale(-1.0),
     )
-    sides = layers.path_tree(params, dict.fromkeys(name_of, "moving"), "frozen")
-    return optax.multi_transform({"moving": chain, "frozen": optax.set_to_zero()}, sides)
+    # set_to_zero, not a rate of 0: it has no state, and no NaN of a frozen leaf comes through it.
+    sides = layers.path_tree(params, dict.fromkeys(name_of, "trainable"), "frozen")
+    whole = optax.multi_transform({"trainable": chain, "frozen": optax.set_to_zero()}, sides)
+    return optax.GradientTransformationExtraArgs(whole.init, _promoting(whole.update))
+
+
+def _promoting(update: Callable[..., Any]) -> Callable[..., Any]:
+    """The same, also where promotion is strict: optax takes floats to the power of int32 counts."""
+
+    @functools.wraps(update)
+    def promoted(*args: Any, **more: Any) -> Any:
+        with jax.numpy_dtype_promotion("standard"):
+            return update(*args, **more)
+
+    return promoted
 
 
 def _scale_by_rate(group: str, schedule: Schedule) -> optax.GradientTransformationExtraArgs:
@@ -83,8 +114,12 @@ def _scale_by_rate(group: str, schedule: Schedule) -> optax.GradientTransformati
         **_: Any,
     ) -> tuple[Any, optax.ScaleByScheduleState]:
         if learning_rates is None:
-            return scheduled.update(updates, state, params)
+            by_schedule: tuple[Any, optax.ScaleByScheduleState]
+            by_schedule = scheduled.update(updates, state, params)
+            return by_schedule
+        # In the update's type, or a float32 rate would make bfloat16 updates float32.
         scaled = jax.tree.map(lambda u: u * jnp.asarray(learning_rates[group], u.dtype), updates)
+        # Counts all the same: a later update without rates takes up the schedule where it is.
         return scaled, optax.ScaleByScheduleState(optax.safe_increment(state.count))
 
     return optax.GradientTransformationExtraArgs(scheduled.init, update)
@@ -97,6 +132,7 @@ def _scale_by(config: OptimizerConfig) -> optax.GradientTransformation:
         adam = optax.scale_by_adam if config.bias_correction else scale_by_uncorrected_adam
         return adam(b1=beta1, b2=beta2, eps=config.epsilon)
     if config.optimizer == "lion":
+        # Chen et al. 2023: .99, since Lion's second beta averages the gradient, not its square.
         return optax.scale_by_lion(b1=beta1, b2=0.99 if config.beta2 is None else beta2)
     if config.optimizer == "sgd":
         return optax.trace(decay=beta1)
@@ -111,6 +147,20 @@ def scale_by_uncorrected_adam(b1: float, b2: float, eps: float) -> optax.Gradien
     So eps is added to the uncorrected root. The first steps are up to 6.6 times the size of
     corrected Adam's (at step t by (1 - b1^t) / sqrt(1 - b2^t)): the instability that Zhang et al.
     2020 and Mosbach et al. 2020 trace to it.
+
+    Args:
+      b1: of the average of gradients.
+      b2: of the average of their squares.
+      eps: added to the root of the latter.
+
+    Returns:
+      A transformation with the state of `optax.scale_by_adam`.
+
+    Example:
+      >>> adam = scale_by_uncorrected_adam(b1=0.5, b2=0.75, eps=1e-6)
+      >>> step, _ = adam.update(jnp.float32(2.0), adam.init(jnp.float32(0.0)))
+      >>> round(float(step), 4)  # 0.5 * 2 / sqrt(0.25 * 4)
+      1.0
     """
 
     def init(params: Any) -> optax.ScaleByAdamState:
@@ -124,15 +174,24 @@ def scale_by_uncorrected_adam(b1: float, b2: float, eps: float) -> optax.Gradien
         mu = jax.tree.map(lambda g, m: b1 * m + (1 - b1) * g, gradients, state.mu)
         nu = jax.tree.map(lambda g, v: b2 * v + (1 - b2) * g * g, gradients, state.nu)
         steps = jax.tree.map(lambda m, v: m / (jnp.sqrt(v) + eps), mu, nu)
+        # Nothing here uses the count; it keeps the state, and so a checkpoint's shape, optax's.
         return steps, optax.ScaleByAdamState(optax.safe_increment(state.count), mu, nu)
 
     return optax.GradientTransformation(init, update)
 
 
 class ClipState(NamedTuple):
-    """The number of updates so far."""
+    """The number of updates so far, which says who is awake.
 
-    count: jax.Array
+    Attributes:
+      step: [] int32.
+
+    Example:
+      >>> ClipState(step=jnp.int32(3)).step.item()
+      3
+    """
+
+    step: jax.Array
 
 
 def _clip(max_norm: float | None, first_steps: Any) -> optax.GradientTransformation:
@@ -145,20 +204,25 @@ def _clip(max_norm: float | None, first_steps: Any) -> optax.GradientTransformat
     if max_norm is None:
         return optax.identity()
     if not any(jax.tree.leaves(first_steps)):
+        # Nobody sleeps: one norm instead of two.
         return optax.clip_by_global_norm(max_norm)
 
     def clip(gradient: jax.Array, norm: jax.Array) -> jax.Array:
+        # As optax writes it: what is awake gets the bits that it gets where nobody sleeps.
         return jnp.where(norm < max_norm, gradient, gradient / norm * max_norm)
 
     def update(gradients: Any, state: ClipState, params: Any = None) -> tuple[Any, ClipState]:
-        awake = jax.tree.map(lambda first: state.count >= first, first_steps)
+        awake = jax.tree.map(lambda first: state.step >= first, first_steps)
+        # where, not a product: a sleeper's infinity times 0 would be a NaN in everybody's norm.
         awake_norm = optax.tree.norm(
             jax.tree.map(lambda g, a: jnp.where(a, g, 0), gradients, awake)
         )
+        # Sleepers are clipped too, by the norm of all: their moments average what they would have
+        # got awake, and one huge gradient cannot lie in wait for the day they wake.
         norm = optax.tree.norm(gradients)
         clipped = jax.tree.map(
             lambda g, a: clip(g, jnp.where(a, awake_norm, norm)), gradients, awake
         )
-        return clipped, ClipState(optax.safe_increment(state.count))
+        return clipped, ClipState(optax.safe_increment(state.step))
 
     return optax.GradientTransformation(lambda params: ClipState(jnp.zeros([], jnp.int32)), update)

@@ -13,8 +13,10 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from jaxbert.optim.config import OptimizerConfig, check_keys
-from jaxbert.optim.schedules import is_number
+from jaxbert.errors import InputError
+from jaxbert.optim.config import DEFAULT_STRATEGY as DEFAULT_STRATEGY
+from jaxbert.optim.config import OptimizerConfig
+from jaxbert.settings import check_keys, is_number, modern
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,13 @@ class Strategy:
       settings: {field of OptimizerConfig: value}.
       epochs: how long it wants to train; None = as long as anybody. A hint.
       tuned: whether a comparison may choose its base rate; False where the rate is the claim.
+
+    Raises:
+      InputError: on construction, for bad values and settings that no `OptimizerConfig` takes.
+
+    Example:
+      >>> Strategy("mine", "gentle", "", {"learning_rate": 2e-5}).config().learning_rate
+      2e-05
     """
 
     name: str
@@ -39,13 +48,13 @@ class Strategy:
 
     def __post_init__(self) -> None:
         if not isinstance(self.tuned, bool):
-            raise ValueError(f"strategy {self.name!r}: tuned={self.tuned!r} must be true or false")
+            raise InputError(f"strategy {self.name!r}: tuned={self.tuned!r} must be true or false")
         if self.epochs is not None and not (is_number(self.epochs) and self.epochs > 0):
-            raise ValueError(f"strategy {self.name!r}: epochs={self.epochs!r} must be positive")
+            raise InputError(f"strategy {self.name!r}: epochs={self.epochs!r} must be positive")
         try:
             self.config()
         except ValueError as error:
-            raise ValueError(f"strategy {self.name!r}: {error}") from error
+            raise InputError(f"strategy {self.name!r}: {error}") from error
 
     def config(self, **overrides: Any) -> OptimizerConfig:
         """The row as a configuration; `overrides` win over the row.
@@ -53,16 +62,16 @@ class Strategy:
         Another schedule takes no options from the row's: they were meant for the row's own.
 
         Raises:
-          ValueError: unknown names, bad values.
+          InputError: unknown names, bad values.
         """
-        settings = dict(self.settings)
+        # Today's names first, or an old one in the row would not give way to its new one.
+        settings, overrides = (modern(OptimizerConfig, s) for s in (self.settings, overrides))
         if overrides.get("schedule", settings.get("schedule")) != settings.get("schedule"):
             settings.pop("schedule_options", None)
         return OptimizerConfig.from_dict({**settings, **overrides})
 
 
-ALL_BUT_HEAD = r"embeddings|layer_\d+|pooler"
-DEFAULT_STRATEGY = "discriminative"
+ALL_BUT_HEAD = r"embeddings|layer_\d+|final_norm|pooler"
 
 _ROWS = (
     # The five under discussion in this project, and their control.
@@ -175,7 +184,7 @@ _ROWS = (
             "schedule": "linear",
             "warmup": 0.1,
             "weight_decay": 0.0,
-            "reinitialise_layers": 2,
+            "reinitialize_layers": 2,
         },
         epochs=3,
     ),
@@ -237,16 +246,27 @@ STRATEGIES: dict[str, Strategy] = {row.name: row for row in _ROWS}
 def get_strategy(name: str, strategies: Mapping[str, Strategy] = STRATEGIES) -> Strategy:
     """The strategy of that name.
 
+    Args:
+      name: as on the command line.
+      strategies: where to look, for instance those of `load_strategies`.
+
+    Returns:
+      The strategy.
+
     Raises:
-      ValueError: no such name; the known ones are listed.
+      InputError: no such name; the known ones are listed.
+
+    Example:
+      >>> get_strategy("frozen").about
+      'the head only: a linear probe of the pre-trained model'
     """
     if name not in strategies:
-        raise ValueError(f"strategy={name!r} must be one of {', '.join(strategies)}")
+        raise InputError(f"strategy={name!r} must be one of {', '.join(strategies)}")
     return strategies[name]
 
 
 def load_strategies(path: str | Path) -> dict[str, Strategy]:
-    """The strategies of a TOML file and the built-in ones; a file's row replaces a namesake.
+    r"""The strategies of a TOML file and the built-in ones; a file's row replaces a namesake.
 
     Each table of the file is a strategy: `about`, `source`, `epochs` and `tuned`, which may be left
     out, and the fields of `OptimizerConfig`:
@@ -258,16 +278,31 @@ def load_strategies(path: str | Path) -> dict[str, Strategy]:
         warmup = 0.1
         multipliers = { pooler = 2.0, ".*/bias" = 0.5 }
 
+    Args:
+      path: of the file.
+
+    Returns:
+      {name: strategy}, the built-in ones first.
+
     Raises:
       FileNotFoundError: no such file.
-      ValueError: no TOML, nothing in it, unknown keys or bad values: all of them, table by table.
+      InputError: no TOML, nothing in it, unknown keys or bad values: all of them, table by table.
+
+    Example:
+      >>> import tempfile
+      >>> with tempfile.TemporaryDirectory() as directory:
+      ...     path = Path(directory, "mine.toml")
+      ...     _ = path.write_text("[gentle]\nlearning_rate = 2e-5")
+      ...     strategies = load_strategies(path)
+      >>> strategies["gentle"].config().learning_rate
+      2e-05
     """
     try:
         tables = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no TOML file: {error}") from error
+        raise InputError(f"{path} is no TOML file: {error}") from error
     if not tables:
-        raise ValueError(f"{path} holds no strategy: write a table for each, [its-name]")
+        raise InputError(f"{path} holds no strategy: write a table for each, [its-name]")
     loaded, problems = {}, []
     for name, table in tables.items():
         try:
@@ -275,22 +310,33 @@ def load_strategies(path: str | Path) -> dict[str, Strategy]:
         except ValueError as error:
             problems.append(str(error))
     if problems:
-        raise ValueError(f"{path}: " + "; ".join(problems))
+        raise InputError(f"{path}: " + "; ".join(problems))
     return {**STRATEGIES, **loaded}
 
 
 def strategy_from_table(name: str, table: Any) -> Strategy:
     """One strategy from one TOML table; see `load_strategies`.
 
+    Args:
+      name: of the strategy.
+      table: what the file says of it.
+
+    Returns:
+      The strategy.
+
     Raises:
-      ValueError: not a table, unknown keys, bad values.
+      InputError: not a table, unknown keys, bad values.
+
+    Example:
+      >>> strategy_from_table("gentle", {"learning_rate": 2e-5, "epochs": 5}).epochs
+      5
     """
     own = ("about", "source", "epochs", "tuned")
     if not isinstance(table, Mapping):
-        raise ValueError(f"strategy {name!r} must be a table, [{name}], not {table!r}")
-    check_keys(
-        f"strategy {name!r}", table, [*own, *(item.name for item in fields(OptimizerConfig))]
-    )
+        raise InputError(f"strategy {name!r} must be a table, [{name}], not {table!r}")
+    known = [*own, *(item.name for item in fields(OptimizerConfig))]
+    table = modern(OptimizerConfig, table)
+    check_keys(f"strategy {name!r}", table, known)
     settings = {key: value for key, value in table.items() if key not in own}
     return Strategy(
         name,
