@@ -2,17 +2,20 @@
 
 A checkpoint is a directory that gets its final name when it is complete. Writing goes on in the
 background, by all processes. What is read is compared with sums taken before it was written; a
-checkpoint that is damaged is named and set aside, and the one before it is used.
+checkpoint that is damaged is named and set aside, and the one before it is used. Only its bytes
+make it damaged: too little memory, or a disk that cannot be read, says nothing of them.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
+import re
 import shutil
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +23,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxbert.errors import InputError
 from jaxbert.training.step import TrainState
 
 logger = logging.getLogger("jaxbert")
 
 _UNFINISHED = ".orbax-checkpoint-tmp"
 _DAMAGED = ".damaged"
+
+# What reading bytes that have changed, or are gone, ends with in Python ...
+_MISSING = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
+_DAMAGE = (ValueError, KeyError, IndexError, EOFError, zlib.error, *_MISSING)
+# ... but tensorstore says everything by a ValueError that begins with a status. Those of damage are
+# DATA_LOSS, OUT_OF_RANGE, FAILED_PRECONDITION, NOT_FOUND and INVALID_ARGUMENT, unless the system's
+# own number is with them; these are not.
+_OTHER_STATUS = re.compile(
+    "(CANCELLED|UNKNOWN|DEADLINE_EXCEEDED|ALREADY_EXISTS|PERMISSION_DENIED|RESOURCE_EXHAUSTED|"
+    "ABORTED|UNIMPLEMENTED|INTERNAL|UNAVAILABLE|UNAUTHENTICATED): "
+)
+_SYSTEM_ERROR = re.compile(r"\[os_error_code='(\d+)'\]")
+_MISSING_NUMBERS = {errno.ENOENT, errno.EISDIR, errno.ENOTDIR}
 
 
 class _DamagedError(Exception):
@@ -59,18 +76,20 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def save(self, state: TrainState, notes: dict[str, Any], best: int | None = None) -> None:
-        """Writes the state, and what belongs to it (JSON), under the state's step.
+        """Writes the state, and what belongs to it, under the state's step.
 
         The arrays are copied before this returns, so the state may be donated afterwards.
 
         Args:
+          state: of one run; a step that is there already is not written again.
+          notes: JSON.
           best: the step of the best checkpoint so far, which is kept.
         """
         step = int(state.step)
         self._policy.best = best
         if step == self.latest:
             return
-        contents = {"shapes": _shapes(state), "sum": int(_sum(state)), "notes": notes}
+        contents = {"shapes": _shapes(state), "sum": _checksum(state), "notes": notes}
         args = self._ocp.args
         items = args.Composite(
             state=args.StandardSave(state._asdict()),
@@ -82,11 +101,15 @@ class Checkpoints:
         """The newest state that is whole, bit for bit, and its notes.
 
         Args:
-          like: a state of the same shapes, on the devices and split the way that it will be.
+          like: a state of the same shapes, sharded the way that it will be.
+
+        Returns:
+          The state, sharded like `like`, and the notes.
 
         Raises:
-          FileNotFoundError: there is none. ValueError: it is of another model or optimizer, or
-            all are damaged.
+          FileNotFoundError: there is none.
+          InputError: it is of another model or optimizer, or all are damaged.
+          Exception: whatever kept it from being read, as it is; the checkpoint stays.
         """
         steps = sorted(self._manager.all_steps(), reverse=True)
         if not steps:
@@ -102,7 +125,7 @@ class Checkpoints:
                     "before", self._directory, step, error, step, _DAMAGED,
                 )  # fmt: skip
                 self._set_aside(step)
-        raise ValueError(
+        raise InputError(
             f"{self._directory}: every checkpoint is damaged ({', '.join(map(str, steps))}); "
             "train again with --overwrite"
         )
@@ -119,22 +142,25 @@ class Checkpoints:
         wanted = _shapes(like)
         if contents["shapes"] != wanted:
             differ = sorted(dict(contents["shapes"].items() ^ wanted.items()))
-            raise ValueError(
+            raise InputError(
                 f"{self._directory}: checkpoint {step} does not fit this model and optimizer: "
                 f"{len(differ)} arrays differ, {differ[0]} for one; resume with the configuration "
                 "it was written with"
             )
         abstract = jax.tree.map(self._ocp.utils.to_shape_dtype_struct, like._asdict())
         state = TrainState(**self._item(step, "state", self._ocp.args.StandardRestore(abstract)))
-        if int(_sum(state)) != contents["sum"]:
+        if _checksum(state) != contents["sum"]:
             raise _DamagedError("its arrays have changed")
         return state, contents["notes"]
 
     def _item(self, step: int, name: str, how: Any) -> Any:
         try:
             return self._manager.restore(step, args=self._ocp.args.Composite(**{name: how}))[name]
-        # Whatever a damaged file makes the libraries raise: there is no list of it.
         except Exception as error:
+            if not _shows_damage(error):
+                path = self._directory / str(step)
+                error.add_note(f"while reading {path}; move it away to resume from the one before")
+                raise
             raise _DamagedError(f"{type(error).__name__}: {str(error).splitlines()[0]}") from error
 
     def _set_aside(self, step: int) -> None:
@@ -174,21 +200,57 @@ def _crc32(value: Any) -> int:
     return zlib.crc32(json.dumps(value, sort_keys=True).encode())
 
 
-@jax.jit
-def _sum(tree: Any) -> jax.Array:
-    """[] uint32: a sum that differs if any one element does, however the arrays are split up.
+def _shows_damage(error: BaseException) -> bool:
+    """Whether the bytes on the disk are why a checkpoint could not be read.
 
-    Every element's bits are multiplied by an odd number of their own; integers add up to the same
-    in any order.
+    Only what is known to come of them counts: one that is taken for damaged is given up for an
+    older one, and any other error can be looked into and the run resumed.
     """
-    total = jnp.zeros((), jnp.uint32)
+    chain = list(_chain(error))
+    return any(isinstance(link, _DAMAGE) for link in chain) and not any(map(_is_other, chain))
+
+
+def _is_other(error: BaseException) -> bool:
+    """Whether the error is of the machine, the system or the user: not of the bytes."""
+    if not isinstance(error, Exception):
+        return True
+    if isinstance(error, (MemoryError, OSError, jax.errors.JaxRuntimeError)):
+        return not isinstance(error, _MISSING)
+    system = {int(number) for number in _SYSTEM_ERROR.findall(str(error))}
+    return _OTHER_STATUS.match(str(error)) is not None or not system <= _MISSING_NUMBERS
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """The error, and those that it came of."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        yield error
+        seen.add(id(error))
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+
+
+def _checksum(tree: Any) -> int:
+    """A sum of 32 bits that differs if any one element does, however the arrays are sharded.
+
+    Array by array: arrays of one shape share a program, and a program of all takes seconds to
+    compile.
+    """
+    total = 0
     for leaf in jax.tree.leaves(tree):
-        bits = jax.lax.bitcast_convert_type(leaf, np.dtype(f"uint{8 * leaf.dtype.itemsize}"))
-        place = jnp.zeros(leaf.shape, jnp.uint32)
-        for axis, size in enumerate(leaf.shape):
-            place = place * size + jax.lax.broadcasted_iota(jnp.uint32, leaf.shape, axis)
-        odd = (place * jnp.uint32(0x9E3779B9) << 1) | 1
-        total = total * jnp.uint32(0x21F0AAAD) + (bits.astype(jnp.uint32) * odd).sum(
-            dtype=jnp.uint32
-        )
+        # One after the other: processes must add up over their devices in the same order.
+        total = (total * 0x21F0AAAD + int(_array_sum(leaf))) % 2**32
     return total
+
+
+@jax.jit
+def _array_sum(array: jax.Array) -> jax.Array:
+    """[] uint32: every element's bits times an odd number of its own, summed.
+
+    Integers add up to the same in any order.
+    """
+    bits = jax.lax.bitcast_convert_type(array, np.dtype(f"uint{8 * array.dtype.itemsize}"))
+    index = jnp.zeros(array.shape, jnp.uint32)
+    for axis, size in enumerate(array.shape):
+        index = index * size + jax.lax.broadcasted_iota(jnp.uint32, array.shape, axis)
+    odd = (index * jnp.uint32(0x9E3779B9) << 1) | 1
+    return (bits.astype(jnp.uint32) * odd).sum(dtype=jnp.uint32)

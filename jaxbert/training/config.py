@@ -1,21 +1,30 @@
-"""`TrainConfig`: everything that decides how a run trains, apart from its model and its data."""
+"""`TrainConfig`: everything that decides how a run trains, apart from its model and its data.
+
+Imports no jax: the command line makes its flags of the fields.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any
 
-from jaxbert.optim import OptimizerConfig
-from jaxbert.optim.config import check_keys
-from jaxbert.optim.schedules import is_number
-from jaxbert.optim.strategies import DEFAULT_STRATEGY, get_strategy
-from jaxbert.training.parallel import ENGINES
+from jaxbert.errors import InputError
+from jaxbert.optim.config import DEFAULT_STRATEGY, OptimizerConfig
+from jaxbert.settings import build, is_number, setting
 
 LAYOUTS = ("packed", "bucketed", "padded")
+ENGINES = ("jit", "pmap", "mesh")  # those of `make_engine`, which needs jax
+
+_training = functools.partial(setting, group="training")
+_hardware = functools.partial(setting, group="hardware")
+_run = functools.partial(setting, group="run")
 
 
 def _default_optimizer() -> OptimizerConfig:
+    from jaxbert.optim.strategies import get_strategy
+
     return get_strategy(DEFAULT_STRATEGY).config()
 
 
@@ -23,45 +32,63 @@ def _default_optimizer() -> OptimizerConfig:
 class TrainConfig:
     """How a run trains: frozen, and JSON both ways (`dataclasses.asdict`, `from_dict`).
 
-    Attributes:
-      epochs: passes over the training set.
-      batch_size: examples in an update; accumulation and packing divide it, never change it.
-      eval_batch_size: examples in a batch of evaluation and prediction; None = `batch_size`.
-      max_length: tokens of an example; longer texts are cut, and counted.
-      seed: of the order of examples, of dropout, and of new parameters.
-      layout: how examples share rows, see `data.Batches`; changes speed and nothing else.
-      parallel: "jit" on one device, "pmap" or "mesh" on all, see `parallel`; changes nothing else.
-      mesh: for "mesh", devices along its axes, as in "data=4,fsdp=2"; None = all along data.
-      accumulation: parts a batch is computed in, one after the other: less memory.
-      label_smoothing: in [0, 1).
-      eval_every: steps between evaluations; None = once an epoch.
-      metric: by which the best model is chosen; None = the problem's own.
-      patience: evaluations without improvement after which training stops; None = never.
-      checkpoint_every: steps between checkpoints; None = at each evaluation.
-      keep_checkpoints: how many of the newest stay.
-      log_every: steps between lines of metrics.jsonl.
-      optimizer: learning rates and all else of the update.
+    What a field means stands in its help, and in `jaxbert finetune --help`. `batch_size` is the
+    examples in an update: accumulation, packing and devices divide it, and never change it. Layout
+    and engine change speed and nothing else. Texts that `max_length` cuts are counted. `optimizer`
+    is learning rates and all else of the update.
 
     Raises:
-      ValueError: on construction, naming every bad value.
+      InputError: on construction, naming every bad value.
+
+    Example:
+      >>> config = TrainConfig(epochs=2, batch_size=16)
+      >>> TrainConfig.from_dict(dataclasses.asdict(config)) == config
+      True
+      >>> TrainConfig(layout="square")
+      Traceback (most recent call last):
+      jaxbert.errors.InputError: training: layout='square' must be one of packed, bucketed, padded
     """
 
-    epochs: int = 3
-    batch_size: int = 32
-    eval_batch_size: int | None = None
-    max_length: int = 128
-    seed: int = 0
-    layout: str = "packed"
-    parallel: str = "jit"
-    mesh: str | None = None
-    accumulation: int = 1
-    label_smoothing: float = 0.0
-    eval_every: int | None = None
-    metric: str | None = None
-    patience: int | None = None
-    checkpoint_every: int | None = None
-    keep_checkpoints: int = 2
-    log_every: int = 10
+    epochs: int = _training("passes over the training examples", default=3)
+    batch_size: int = _training(
+        "examples in a batch, of all devices; an update takes one", default=32
+    )
+    eval_batch_size: int | None = _training(
+        "examples in a batch of evaluation; none = as many", default=None
+    )
+    max_length: int = _training("tokens kept of an example", default=128)
+    seed: int = _training("of the order of examples, dropout and new parameters", default=0)
+    layout: str = _hardware(
+        "how examples share rows: speed, and nothing else", default="packed", choices=LAYOUTS
+    )
+    parallel: str = _hardware(
+        "jit: one device; pmap, mesh: all of them", default="jit", choices=ENGINES
+    )
+    mesh: str | None = _hardware(
+        "for mesh, devices along its axes, as in data=4,fsdp=2; left out, all along data",
+        default=None,
+        metavar="AXES",
+    )
+    accumulation: int = _hardware(
+        "parts an update is computed in, one after the other: less memory", default=1
+    )
+    label_smoothing: float = _training("in [0, 1), for classes", default=0.0)
+    eval_every: int | None = _training(
+        "steps between evaluations; none = once an epoch", default=None, metavar="STEPS"
+    )
+    metric: str | None = _training(
+        "score by which the best model is chosen; left out, the task's own", default=None
+    )
+    patience: int | None = _training(
+        "evaluations without gain after which training stops; none = never",
+        default=None,
+        metavar="N",
+    )
+    checkpoint_every: int | None = _run(
+        "steps between checkpoints; none = at each evaluation", default=None, metavar="STEPS"
+    )
+    keep_checkpoints: int = _run("how many of the newest stay", default=2, metavar="N")
+    log_every: int = _run("steps between lines of metrics.jsonl", default=10, metavar="STEPS")
     optimizer: OptimizerConfig = dataclasses.field(default_factory=_default_optimizer)
 
     def __post_init__(self) -> None:
@@ -83,20 +110,16 @@ class TrainConfig:
         if not isinstance(self.optimizer, OptimizerConfig):
             problems.append(f"optimizer={self.optimizer!r} must be an OptimizerConfig")
         if problems:
-            raise ValueError("training: " + "; ".join(problems))
+            raise InputError("training: " + "; ".join(problems))
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> TrainConfig:
         """The inverse of `dataclasses.asdict`, also after JSON or TOML.
 
         Raises:
-          ValueError: unknown keys, all named; bad values.
+          InputError: unknown keys, all named; bad values.
         """
-        check_keys("training", fields, [field.name for field in dataclasses.fields(cls)])
-        given = dict(fields)
-        if isinstance(given.get("optimizer"), Mapping):
-            given["optimizer"] = OptimizerConfig.from_dict(given["optimizer"])
-        return cls(**given)
+        return build(cls, fields, "training")
 
 
 def _is_count(value: Any, least: int, *, optional: bool) -> bool:

@@ -22,30 +22,32 @@ import jax
 import numpy as np
 
 from jaxbert.data import Batches, Prefetch
+from jaxbert.errors import DivergedError, Interrupted, Preempted
 from jaxbert.optim.schedules import Schedule
-from jaxbert.training import distributed, parallel
+from jaxbert.training import distributed
 from jaxbert.training.checkpoint import Checkpoints
 from jaxbert.training.config import TrainConfig
-from jaxbert.training.record import Record
+from jaxbert.training.engines import Compiled
+from jaxbert.training.record import Log
 from jaxbert.training.step import Params, TrainState, all_finite
 
 logger = logging.getLogger("jaxbert")
-
-
-class Preempted(KeyboardInterrupt):
-    """SIGTERM: the machine is being taken away. What there was to save is saved."""
-
-
-class DivergedError(RuntimeError):
-    """The loss, the gradient or the parameters are no longer finite numbers."""
 
 
 @dataclasses.dataclass
 class Progress:
     """Where a run is; saved with every checkpoint.
 
-    step: updates done. best: the best score so far, None before the first evaluation. best_step:
-    when it was. waiting: evaluations since. history: every evaluation.
+    Attributes:
+      step: updates done.
+      best: the best score so far, None before the first evaluation.
+      best_step: when it was.
+      waiting: evaluations since.
+      history: every evaluation: {"step": step, score: value}.
+
+    Example:
+      >>> Progress(step=3, history=[{"step": 2, "accuracy": 0.5}]).evaluated
+      2
     """
 
     step: int = 0
@@ -61,7 +63,14 @@ class Progress:
 
 
 class Evaluation(NamedTuple):
-    """How the loop evaluates: params -> scores, the score that counts, where the best goes."""
+    """How the loop evaluates.
+
+    Attributes:
+      score: params -> {name: score}.
+      metric: the name of the score by which the best parameters are chosen.
+      higher_is_better: whether the best is the highest.
+      keep: is given the best parameters so far, each time there are better ones.
+    """
 
     score: Callable[[Params], dict[str, float]]
     metric: str
@@ -75,21 +84,26 @@ class Loop:
     Args:
       config: how to train.
       batches: the training examples.
-      compiled: the step, see `make_train_step`.
-      state: where to begin; its memory is given to each next state.
+      compiled: the step, see `make_train_step`, which donates its state.
+      state: where to begin, as the engine has put it; its memory is given to each next state.
       rates: {group: step -> learning rate}.
       evaluation: None = never.
       checkpoints: None = none.
       show: a progress bar.
 
-    `state` and `progress` say where it is, `seconds_waited` how long it stood still for batches.
+    Attributes:
+      state: after the last step.
+      progress: where the run is.
+      steps_per_epoch: of the batches.
+      total_steps: of the whole run.
+      seconds_waited: how long it stood still for batches.
     """
 
     def __init__(
         self,
         config: TrainConfig,
         batches: Batches,
-        compiled: parallel.Compiled,
+        compiled: Compiled,
         state: TrainState,
         rates: Mapping[str, Schedule],
         *,
@@ -105,7 +119,7 @@ class Loop:
         self._rates = _table(rates, self.total_steps)
         self._evaluation, self._checkpoints, self._show = evaluation, checkpoints, show
         self._interruption = _Interruption()
-        self._unchecked: tuple[int, dict[str, jax.Array]] | None = None
+        self._unchecked: tuple[int, dict[str, Any]] | None = None
 
     def restore(self) -> None:
         """Goes where the newest checkpoint is; stays at the beginning where there is none."""
@@ -113,13 +127,16 @@ class Loop:
             self.state, notes = self._checkpoints.restore(self.state)
             self.progress = Progress(**notes["progress"])
 
-    def run(self, record: Record) -> None:
+    def run(self, record: Log) -> None:
         """Trains until all epochs are done or patience is over.
+
+        Args:
+          record: where the losses, rates and scores go.
 
         Raises:
           DivergedError: something is no longer finite; no checkpoint is written from there on.
-          KeyboardInterrupt: on Ctrl-C, after the present step, with a checkpoint written; on
-            SIGTERM the subclass `Preempted`.
+          KeyboardInterrupt: as `Interrupted` on Ctrl-C, after the present step, with a checkpoint
+            written; as `Preempted` on SIGTERM.
         """
         from tqdm.contrib.logging import logging_redirect_tqdm
 
@@ -135,11 +152,14 @@ class Loop:
         """The loss of each step under these learning rates, ending with one that is not finite.
 
         Nothing is evaluated, saved or recorded.
+
+        Args:
+          rates: for each step {group: learning rate}.
         """
         found: list[float] = []
         epochs = (self._batches.epoch(epoch) for epoch in itertools.count())
         for batch, step_rates in zip(itertools.chain.from_iterable(epochs), rates, strict=False):
-            self.state, values = self.compiled(self.state, self._put(batch), step_rates)
+            values = self._update(batch, step_rates)
             found.append(float(values["loss"]))
             if not math.isfinite(found[-1]):
                 break
@@ -171,15 +191,22 @@ class Loop:
     def _one_step(self, batch: Mapping[str, np.ndarray]) -> None:
         before = self._unchecked
         rates = {group: rate[self.progress.step] for group, rate in self._rates.items()}
-        self.state, values = self.compiled(self.state, self._put(batch), rates)
+        # By this name profilers know a training step.
+        with jax.profiler.StepTraceAnnotation("train", step_num=self.progress.step):
+            values = self._update(batch, rates)
         self.progress.step += 1
         self._unchecked = (self.progress.step, values)
         if before is not None:
             # One step late, so that the host never waits for the device.
             self._check_finite(*before)
 
-    def _put(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
-        return parallel.put(batch, self.compiled.engine)
+    def _update(
+        self, batch: Mapping[str, np.ndarray], rates: Mapping[str, np.float32]
+    ) -> dict[str, Any]:
+        """The next state; returns what the step says of itself."""
+        arrays = self.compiled.engine.put_batch(batch)
+        self.state, values = self.compiled(self.state, arrays, rates)
+        return values
 
     def _between_steps(self) -> None:
         step = self.progress.step
@@ -209,9 +236,10 @@ class Loop:
 
     def _log(self, window: _Window) -> float:
         """Writes the line of the present step; its loss."""
+        assert self._unchecked is not None, "a line of the log is of a step"
         step, values = self._unchecked
         self._check_finite(step, values)
-        line = {
+        line: dict[str, Any] = {
             "epoch": round(step / self.steps_per_epoch, 6),
             "loss": float(values["loss"]),
             "grad_norm": float(values["grad_norm"]),
@@ -223,7 +251,8 @@ class Loop:
 
     def _evaluate(self) -> None:
         evaluation, progress = self._evaluation, self.progress
-        scores = self._scores()
+        assert evaluation is not None, "nothing is due without"
+        scores = self._scores(evaluation)
         self._record.write("eval", progress.step, scores)
         told = ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
         logger.info("step %d of %d: %s", progress.step, self.total_steps, told)
@@ -235,12 +264,12 @@ class Loop:
             progress.best, progress.best_step = score, progress.step
             evaluation.keep(self.state.params)
 
-    def _scores(self) -> dict[str, float]:
+    def _scores(self, evaluation: Evaluation) -> dict[str, float]:
         if self._unchecked is not None:
             self._check_finite(*self._unchecked)
         try:
             with self._interruption.at_once():
-                scores = self._evaluation.score(self.state.params)
+                scores = evaluation.score(self.state.params)
         except KeyboardInterrupt:
             self._save()
             raise
@@ -249,7 +278,7 @@ class Loop:
             raise self._diverged(f"evaluation after step {self.progress.step}: {', '.join(bad)}")
         return scores
 
-    def _check_finite(self, step: int, values: Mapping[str, jax.Array]) -> None:
+    def _check_finite(self, step: int, values: Mapping[str, Any]) -> None:
         loss, norm = float(values["loss"]), float(values["grad_norm"])
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise self._diverged(f"step {step}: loss {loss}, gradient norm {norm}")
@@ -328,7 +357,9 @@ class _Interruption:
     A second one is final. `asked` is what the loop then raises, None before.
     """
 
-    _MEANING = MappingProxyType({signal.SIGINT: KeyboardInterrupt, signal.SIGTERM: Preempted})
+    _MEANING: Mapping[signal.Signals, type[KeyboardInterrupt]] = MappingProxyType(
+        {signal.SIGINT: Interrupted, signal.SIGTERM: Preempted}
+    )
 
     def __init__(self) -> None:
         self.asked: type[KeyboardInterrupt] | None = None

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import os
 import platform
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TextIO
 
+import jax
+
+from jaxbert.atomic import write_text
 from jaxbert.data import BatchStats, Examples
-from jaxbert.training.parallel import describe_devices
+from jaxbert.weights.formats import read_json
 
 RUN, METRICS, EVENTS, CHECKPOINTS = "run.json", "metrics.jsonl", "tensorboard", "checkpoints"
 PREPARED = "prepared"  # status of a run without a step: nothing is lost by starting it again
@@ -23,6 +25,21 @@ def versions() -> dict[str, str]:
     """The Python and the packages that the run's numbers depend on."""
     found = {"python": platform.python_version()}
     return found | {name: importlib.metadata.version(name) for name in _PACKAGES}
+
+
+def describe_devices() -> dict[str, Any]:
+    """Platform, kind and number of the devices that JAX sees."""
+    devices = jax.devices()
+    return {
+        "platform": devices[0].platform,
+        "kind": devices[0].device_kind,
+        "count": len(devices),
+    }
+
+
+def environment() -> dict[str, Any]:
+    """Versions and devices."""
+    return {"versions": versions(), "device": describe_devices()}
 
 
 def describe_data(examples: Mapping[str, Examples | None], stats: BatchStats) -> dict[str, Any]:
@@ -47,6 +64,13 @@ def prepare(directory: Path, *, overwrite: bool) -> None:
 
     Of a run that is replaced run.json stays until the new one takes its place: killed before that,
     the directory is still known for what it is.
+
+    Args:
+      directory: made when missing.
+      overwrite: delete the run that is there.
+
+    Raises:
+      FileExistsError: it is a file, holds something that is no run, or a run that is to stay.
     """
     if directory.exists() and not directory.is_dir():
         raise FileExistsError(f"output {directory} is a file; name a directory")
@@ -68,26 +92,26 @@ def prepare(directory: Path, *, overwrite: bool) -> None:
 
 def write_run(directory: Path, run: dict[str, Any]) -> None:
     """Writes run.json, all at once or not at all."""
-    replace_text(directory / RUN, json.dumps(run, indent=2, allow_nan=False) + "\n")
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Another process, also one that comes after a crash, sees the old file or the new one."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    write_text(directory / RUN, json.dumps(run, indent=2, allow_nan=False) + "\n")
 
 
 def read_run(directory: Path) -> dict[str, Any]:
     """The contents of run.json.
 
     Raises:
-      FileNotFoundError: there is no run in the directory.
+      FileNotFoundError: there is no run in the directory; InputError: it is not JSON any more.
     """
     path = directory / RUN
     if not path.is_file():
         raise FileNotFoundError(f"{directory} holds no run ({RUN} is missing)")
-    return json.loads(path.read_text(encoding="utf-8"))
+    return read_json(path, "put it back, or start anew with --overwrite")
+
+
+class Log(Protocol):
+    """What a loop tells what it does: a `Record`, or another file of a run."""
+
+    def write(self, event: str, step: int, values: dict[str, Any]) -> None:
+        """One event, "train" or "eval", and its numbers."""
 
 
 class Record:
@@ -100,13 +124,14 @@ class Record:
     """
 
     def __init__(self, directory: Path | None, step: int = 0, evaluated: int = 0) -> None:
-        self._lines = self._events = None
+        self._lines: TextIO | None = None
+        self._events: Any = None
         if directory is None:
             return
         from tensorboardX import SummaryWriter
 
         path = directory / METRICS
-        replace_text(path, "".join(_lines_until(path, {"train": step, "eval": evaluated})))
+        write_text(path, "".join(_lines_until(path, {"train": step, "eval": evaluated})))
         self._lines = path.open("a", encoding="utf-8")
         self._events = SummaryWriter(str(directory / EVENTS), purge_step=step + 1)
 
@@ -143,8 +168,3 @@ def _flatten(values: dict[str, Any], prefix: str = "") -> list[tuple[str, float]
         elif isinstance(value, int | float):
             found.append((prefix + name, value))
     return found
-
-
-def environment() -> dict[str, Any]:
-    """Versions and devices."""
-    return {"versions": versions(), "device": describe_devices()}

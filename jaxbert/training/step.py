@@ -1,6 +1,6 @@
 """The training step and the evaluation step: pure functions of a state and a batch.
 
-They know no devices and do no I/O; `parallel` decides where they run.
+They know no devices and do no I/O; an engine decides where they run.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
+from jaxtyping import Array, Int, UInt32
 
+from jaxbert import cpu
 from jaxbert.models import Dropout, dropout_key, merge_model
-from jaxbert.optim.layers import leaf_labels, leaf_paths
-from jaxbert.training.losses import SumAndCount
+from jaxbert.optim import RatePlan
+from jaxbert.optim.layers import leaf_paths
+from jaxbert.tasks import Task
+from jaxbert.tasks.losses import SumAndCount
+from jaxbert.training.engines import OverRows
 
-Array = jax.Array
 Params = Any
 Batch = Mapping[str, Array]
-Loss = Callable[[Array, Array, Array], SumAndCount]
-# (params, batch, ...) -> (results [B, ...] for each row, sums over all rows)
-OverRows = Callable[..., tuple[Any, Any]]
+Shard = Callable[[OverRows], OverRows]
 
-# Of so many tokens what a layer computes stays in a CPU's last-level cache until it is read.
-CACHED_TOKENS = 2048
 # What of a batch the model reads; the rest is the loss's or the host's.
 MODEL_INPUTS = ("input_ids", "token_type_ids", "position_ids", "segment_ids", "segment_starts")
 
@@ -33,35 +33,43 @@ MODEL_INPUTS = ("input_ids", "token_type_ids", "position_ids", "segment_ids", "s
 class TrainState(NamedTuple):
     """Everything that a training step changes, and the seed of its dropout.
 
-    step: [] int32, updates done. seed: [] uint32. params, opt_state: trees of arrays.
+    step: updates done. params, opt_state: trees of arrays; the parameters in float32, whatever the
+    model keeps its own in: an update is smaller than what bfloat16 can tell apart.
     """
 
-    step: Array
-    seed: Array
+    step: Int[Array, ""]
+    seed: UInt32[Array, ""]
     params: Params
     opt_state: optax.OptState
 
 
-def on_one_device(function: OverRows) -> OverRows:
+def unsharded(function: OverRows) -> OverRows:
     """`function` as it is. The place for an engine's way of giving each device some of the rows."""
     return function
 
 
 def init_state(params: Params, optimizer: optax.GradientTransformation, seed: int) -> TrainState:
     """The state before the first step; takes `params` over (a step gives their memory away)."""
+    params = cast(params, "float32")
     return TrainState(
         jnp.zeros((), jnp.int32), jnp.asarray(seed, jnp.uint32), params, optimizer.init(params)
     )
 
 
+def cast(params: Params, dtype: str) -> Params:
+    """The parameters in that dtype; those that are in it already, as they are."""
+    return jax.tree.map(lambda leaf: leaf if leaf.dtype == dtype else leaf.astype(dtype), params)
+
+
 def make_train_step(
     graphdef: Any,
-    optimizer: optax.GradientTransformationExtraArgs,
-    loss: Loss,
+    plan: RatePlan,
+    task: Task,
     *,
-    trainable: Params,
+    smoothing: float = 0.0,
     accumulation: int = 1,
-    across: Callable[[OverRows], OverRows] = on_one_device,
+    param_dtype: str = "float32",
+    shard: Shard = unsharded,
 ) -> Callable[..., tuple[TrainState, dict[str, Any]]]:
     """(state, batch, rates) -> (state, {"loss", "count", "grad_norm", "grad_norms"}).
 
@@ -72,25 +80,28 @@ def make_train_step(
 
     Args:
       graphdef: of the model, from `split_model`.
-      loss: (logits, labels, weights) -> (sum, count).
-      trainable: a tree like the parameters' of bool; the others are not differentiated.
-      accumulation: the batch's rows are taken in so many equal parts, one after the other. The
-        parts' sums are divided once, by the whole batch's count, so the result is the large
+      plan: the optimizer, and what is trainable; the rest is not differentiated.
+      task: gives the loss.
+      smoothing: of labels.
+      accumulation: the batch's rows are taken in so many equal microbatches, one after the other.
+        Their sums are divided once, by the whole batch's count, so the result is the large
         batch's.
-      across: of the engine that runs it, see `parallel.Jit`.
+      param_dtype: in which the model has its parameters.
+      shard: of the engine that runs it, see `engines.Engine.shard`.
     """
 
-    def loss_sum(moving: Params, resting: Params, part: Batch, key: Array) -> SumAndCount:
-        model = merge_model(graphdef, _join(moving, resting))
-        logits = model(**model_inputs(part), dropout=Dropout(key, part["token_index"]))
-        return loss(logits, part["labels"], part["weights"])
+    def loss_sum(trainable: Params, frozen: Params, rows: Batch, key: Array) -> SumAndCount:
+        model = merge_model(graphdef, _combine(trainable, frozen))
+        outputs = model(**model_inputs(rows), dropout=Dropout(key, rows["token_index"]))
+        with jax.named_scope("loss"):
+            return task.loss(outputs, rows, smoothing)
 
     def sums(params: Params, batch: Batch, key: Array) -> tuple[Any, Any]:
-        moving, resting = _split(params, trainable)
+        trainable, frozen = _partition(params, plan.trainable)
 
-        def gradient(part: Batch) -> tuple[Array, Array, Params]:
+        def gradient(rows: Batch) -> tuple[Array, Array, Params]:
             run = jax.value_and_grad(loss_sum, has_aux=True)
-            (total, count), grads = run(moving, resting, part, key)
+            (total, count), grads = run(trainable, frozen, rows, key)
             return total, count, jax.tree.map(lambda g: g.astype(jnp.float32), grads)
 
         return (), _accumulate(gradient, batch, accumulation)
@@ -99,20 +110,28 @@ def make_train_step(
         state: TrainState, batch: Batch, rates: Mapping[str, Array] | None = None
     ) -> tuple[TrainState, dict[str, Any]]:
         key = dropout_key(state.seed, state.step)
-        _, (total, count, grads) = across(sums)(state.params, batch, key)
+        # Cast before they are gathered: half the bytes on the wire.
+        _, (total, count, grads) = shard(sums)(cast(state.params, param_dtype), batch, key)
         grads = jax.tree.map(lambda g: g / count, grads)
-        norms = _norms(grads, leaf_labels(state.params))
-        moving, resting = _split(state.params, trainable)
-        grads = jax.tree.map(lambda g, p: g.astype(p.dtype), grads, moving)
-        grads = _join(grads, jax.tree.map(jnp.zeros_like, resting))
-        updates, opt_state = optimizer.update(
-            grads, state.opt_state, state.params, learning_rates=rates
-        )
-        params = optax.apply_updates(state.params, updates)
-        metrics = {"loss": total / count, "count": count, **norms}
-        return TrainState(state.step + 1, state.seed, params, opt_state), metrics
+        with jax.named_scope("gradient_norms"):
+            norms = _norms(grads, plan.labels)
+        return _updated(plan, state, grads, rates), {"loss": total / count, "count": count, **norms}
 
     return step
+
+
+@jax.named_scope("optimizer")
+def _updated(
+    plan: RatePlan, state: TrainState, grads: Params, rates: Mapping[str, Array] | None
+) -> TrainState:
+    """The state after an update; `grads` has None where a leaf is frozen."""
+    _, frozen = _partition(state.params, plan.trainable)
+    grads = _combine(grads, jax.tree.map(jnp.zeros_like, frozen))
+    updates, opt_state = plan.optimizer.update(
+        grads, state.opt_state, state.params, learning_rates=rates
+    )
+    params = optax.apply_updates(state.params, updates)
+    return TrainState(state.step + 1, state.seed, params, opt_state)
 
 
 def _norms(grads: Params, label_of: Mapping[str, str]) -> dict[str, Any]:
@@ -129,19 +148,21 @@ def _norms(grads: Params, label_of: Mapping[str, str]) -> dict[str, Any]:
 
 
 def make_eval_step(
-    graphdef: Any, loss: Loss, *, across: Callable[[OverRows], OverRows] = on_one_device
-) -> Callable[[Params, Batch], dict[str, Array]]:
-    """(params, batch) -> {"logits", and with labels "loss_sum", "count"}; no dropout."""
+    graphdef: Any, task: Task, *, shard: Shard = unsharded
+) -> Callable[[Params, Batch], dict[str, Any]]:
+    """(params, batch) -> {"results": {field: rows}, and with labels "loss_sum", "count"}.
 
-    def logits_and_sums(model: nnx.Module, batch: Batch) -> tuple[Array, tuple[Array, ...]]:
-        logits = model(**model_inputs(batch))
-        if "labels" not in batch:
-            return logits, ()
-        return logits, loss(logits, batch["labels"], batch["weights"])
+    Without dropout and without smoothing. The fields are the task's `outputs`.
+    """
 
-    def step(params: Params, batch: Batch) -> dict[str, Array]:
-        logits, sums = across(part_by_part(graphdef, logits_and_sums))(params, batch)
-        return {"logits": logits, **dict(zip(("loss_sum", "count"), sums, strict=False))}
+    def results_and_sums(model: nnx.Module, batch: Batch) -> tuple[Any, tuple[Array, ...]]:
+        outputs = model(**model_inputs(batch))
+        rows = {name: getattr(outputs, name) for name in task.outputs}
+        return rows, task.loss(outputs, batch, 0.0) if "labels" in batch else ()
+
+    def step(params: Params, batch: Batch) -> dict[str, Any]:
+        results, sums = shard(in_microbatches(graphdef, results_and_sums))(params, batch)
+        return {"results": results, **dict(zip(("loss_sum", "count"), sums, strict=False))}
 
     return step
 
@@ -151,7 +172,7 @@ def model_inputs(batch: Batch) -> dict[str, Array]:
     return {name: batch[name] for name in MODEL_INPUTS if name in batch}
 
 
-def part_by_part(
+def in_microbatches(
     graphdef: Any, function: Callable[[nnx.Module, Batch], tuple[Any, Any]]
 ) -> OverRows:
     """`function` of a model and rows; on CPUs it is given some of the rows at a time.
@@ -161,25 +182,20 @@ def part_by_part(
 
     def over_rows(params: Params, batch: Batch) -> tuple[Any, Any]:
         model = merge_model(graphdef, params)
-        parts = _cached_parts(*batch["input_ids"].shape) if model.compute.on_cpu else 1
-        if parts == 1:
+        rows_and_length = batch["input_ids"].shape
+        count = cpu.cached_microbatches(*rows_and_length) if model.compute.on_cpu else 1
+        if count == 1:
             return function(model, batch)
-        rows, sums = jax.lax.map(lambda part: function(model, part), _in_parts(batch, parts))
+        rows, sums = jax.lax.map(lambda part: function(model, part), _split_rows(batch, count))
         rows = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), rows)
         return rows, jax.tree.map(lambda leaf: leaf.sum(axis=0), sums)
 
     return over_rows
 
 
-def _cached_parts(rows: int, length: int) -> int:
-    """In how many equal parts so many rows have at most, and at least half of, `CACHED_TOKENS`."""
-    fewest = -(-rows * length // CACHED_TOKENS)
-    return next((parts for parts in range(fewest, 2 * fewest) if rows % parts == 0), 1)
-
-
-def _in_parts(batch: Batch, parts: int) -> Batch:
-    """Rows [B, ...] -> [parts, B / parts, ...]."""
-    return {name: rows.reshape(parts, -1, *rows.shape[1:]) for name, rows in batch.items()}
+def _split_rows(batch: Batch, count: int) -> Batch:
+    """Rows [B, ...] -> [count, B / count, ...]."""
+    return {name: rows.reshape(count, -1, *rows.shape[1:]) for name, rows in batch.items()}
 
 
 def all_finite(params: Params) -> bool:
@@ -192,28 +208,28 @@ def _all_finite(params: Params) -> Array:
     return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(params)]).all()
 
 
-def _accumulate(gradient: Callable[[Batch], Any], batch: Batch, parts: int) -> Any:
-    """The sum of `gradient` over the batch's rows in `parts` equal parts."""
-    if parts == 1:
+def _accumulate(gradient: Callable[[Batch], Any], batch: Batch, count: int) -> Any:
+    """The sum of `gradient` over the batch's rows in `count` equal microbatches."""
+    if count == 1:
         return gradient(batch)
 
-    batch = _in_parts(batch, parts)
+    batch = _split_rows(batch, count)
     zero = jax.tree.map(
         lambda leaf: jnp.zeros(leaf.shape, leaf.dtype),
         jax.eval_shape(gradient, {name: rows[0] for name, rows in batch.items()}),
     )
-    add = lambda total, part: (jax.tree.map(jnp.add, total, gradient(part)), None)  # noqa: E731
+    add = lambda total, rows: (jax.tree.map(jnp.add, total, gradient(rows)), None)  # noqa: E731
     return jax.lax.scan(add, zero, batch)[0]
 
 
-def _split(params: Params, trainable: Params) -> tuple[Params, Params]:
-    """(the trainable leaves, the others), with None, which is no leaf, in the gaps."""
-    moving = jax.tree.map(lambda leaf, moves: leaf if moves else None, params, trainable)
-    resting = jax.tree.map(lambda leaf, moves: None if moves else leaf, params, trainable)
-    return moving, resting
+def _partition(params: Params, trainable: Params) -> tuple[Params, Params]:
+    """(the trainable leaves, the frozen ones), with None, which is no leaf, in the gaps."""
+    first = jax.tree.map(lambda leaf, moves: leaf if moves else None, params, trainable)
+    second = jax.tree.map(lambda leaf, moves: None if moves else leaf, params, trainable)
+    return first, second
 
 
-def _join(moving: Params, resting: Params) -> Params:
+def _combine(trainable: Params, frozen: Params) -> Params:
     return jax.tree.map(
-        lambda a, b: b if a is None else a, moving, resting, is_leaf=lambda x: x is None
+        lambda a, b: b if a is None else a, trainable, frozen, is_leaf=lambda x: x is None
     )

@@ -1,0 +1,135 @@
+"""The one place where a training step is put together: model, task, learning rates, engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from jaxbert.errors import InputError
+from jaxbert.models import EncoderConfig, split_model
+from jaxbert.models.model import Model
+from jaxbert.optim import RatePlan
+from jaxbert.optim.layers import leaf_paths, reinitialized_paths
+from jaxbert.tasks import Task
+from jaxbert.training.config import TrainConfig
+from jaxbert.training.engines import Compiled, Engine
+from jaxbert.training.step import Params, TrainState, init_state, make_train_step
+
+# Compiled programs, shared by all that is put together with the same: {what: {shapes: program}}.
+Programs = dict[Any, dict[Any, Any]]
+
+
+class Assembly(NamedTuple):
+    """A training that is ready for its first step.
+
+    step: (state, batch, rates) -> (state, values), see `make_train_step`.
+    state: before the first step.
+    plan: the learning rates.
+    start: the parameters before the first step, in the model's dtype.
+
+    Example:
+      >>> Assembly._fields
+      ('step', 'state', 'plan', 'start')
+    """
+
+    step: Compiled
+    state: TrainState
+    plan: RatePlan
+    start: Params
+
+
+def assemble(
+    model: Model,
+    task: Task,
+    config: TrainConfig,
+    engine: Engine,
+    steps_per_epoch: int,
+    *,
+    programs: Programs | None = None,
+) -> Assembly:
+    """Model, task and settings as a training on an engine's devices.
+
+    Args:
+      model: of the task, see `tasks.choose_task`; is left as it is.
+      steps_per_epoch: updates in an epoch; with `config.epochs` the length of the schedules.
+      programs: where compiled steps are kept, to be shared with trainings that differ in learning
+        rates alone; None = for itself.
+
+    Raises:
+      InputError: settings that do not fit the model.
+
+    Example:
+      >>> from jaxbert import BertConfig, BertForSequenceClassification, TASKS
+      >>> from jaxbert.training import make_engine
+      >>> config = BertConfig(vocab_size=40, hidden_size=16, num_hidden_layers=1,
+      ...                     num_attention_heads=2, intermediate_size=24)
+      >>> model = BertForSequenceClassification(config, rngs=nnx.Rngs(0))
+      >>> training = TrainConfig(epochs=2, max_length=16)
+      >>> task = TASKS["text-classification"]
+      >>> ready = assemble(model, task, training, make_engine(), steps_per_epoch=10)
+      >>> int(ready.state.step), ready.plan.total_steps
+      (0, 20)
+    """
+    check_max_length(model.config, config.max_length)
+    start = initial_params(model, config)
+    graphdef, _ = split_model(model)
+    step, plan = make_step(graphdef, start, task, config, engine, steps_per_epoch)
+    kept: dict[Any, Any] = {}
+    if programs is not None:
+        settings = (config.label_smoothing, config.accumulation, task.name)
+        key = (plan.program_key, *settings, graphdef, type(engine), engine.rows)
+        kept = programs.setdefault(key, kept)
+    # A copy: the state's memory is given to each next state, the caller's model is not.
+    state = init_state(jax.tree.map(jnp.copy, start), plan.optimizer, config.seed)
+    compiled = Compiled(step, engine, donate=True, programs=kept)
+    return Assembly(compiled, engine.put_state(state), plan, start)
+
+
+def make_step(
+    graphdef: Any,
+    params: Params,
+    task: Task,
+    config: TrainConfig,
+    engine: Engine,
+    steps_per_epoch: int,
+) -> tuple[Callable[..., tuple[TrainState, dict[str, Any]]], RatePlan]:
+    """(the step, its learning rates) of a split model, whose parameters may be shapes only."""
+    total_steps = config.epochs * steps_per_epoch
+    plan = RatePlan.make(config.optimizer, params, total_steps, steps_per_epoch)
+    step = make_train_step(
+        graphdef,
+        plan,
+        task,
+        smoothing=config.label_smoothing,
+        accumulation=config.accumulation,
+        param_dtype=jax.tree.leaves(params)[0].dtype.name,
+        shard=engine.shard,
+    )
+    return step, plan
+
+
+def check_max_length(config: EncoderConfig, max_length: int) -> None:
+    """InputError if texts may be longer than the model has positions for."""
+    if max_length > config.max_tokens:
+        raise InputError(
+            f"max_length={max_length} is more than the model's {config.max_tokens} positions: want "
+            f"{config.max_tokens} or fewer"
+        )
+
+
+def initial_params(model: Model, config: TrainConfig) -> Params:
+    """The model's parameters, with the top layers drawn anew where the optimizer says so."""
+    params = split_model(model)[1]
+    paths = set(reinitialized_paths(params, config.optimizer.reinitialize_layers))
+    if not paths:
+        return params
+    rngs = nnx.Rngs(config.seed)
+    fresh = type(model)(model.config, rngs=rngs, compute=model.compute)
+    names = iter(leaf_paths(params))
+    return jax.tree.map(
+        lambda old, new: new if next(names) in paths else old, params, split_model(fresh)[1]
+    )

@@ -1,0 +1,108 @@
+"""Sentence embeddings: a vector for each text, from an encoder without a head."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float
+
+from jaxbert.data import Batches, Examples, tokenize
+from jaxbert.errors import InputError
+from jaxbert.models import split_model
+from jaxbert.models.model import Model
+from jaxbert.training.assemble import check_max_length
+from jaxbert.training.engines import Compiled, make_engine
+from jaxbert.training.predictor import as_examples, run_batches
+from jaxbert.training.step import (
+    Batch,
+    Params,
+    Shard,
+    in_microbatches,
+    model_inputs,
+    unsharded,
+)
+
+POOLINGS = ("mean", "first", "pooler")
+
+
+def embed(
+    model: Model,
+    tokenizer: Any,
+    texts: Sequence[str] | Examples,
+    *,
+    pooling: str = "mean",
+    normalize: bool = False,
+    batch_size: int = 32,
+    max_length: int = 128,
+    parallel: str = "jit",
+    mesh: str | None = None,
+) -> Float[np.ndarray, "N D"]:
+    """A vector for each text, from a model such as `AutoModel` gives; see `make_embed_step`.
+
+    Raises:
+      InputError: `max_length` is more than the model has positions for; bad settings.
+
+    Example:
+      >>> from transformers import BertTokenizer
+      >>> from jaxbert import BertConfig, BertModel
+      >>> config = BertConfig(vocab_size=40, hidden_size=16, num_hidden_layers=1,
+      ...                     num_attention_heads=2, intermediate_size=24)
+      >>> model = BertModel(config, rngs=nnx.Rngs(0))
+      >>> words = "[PAD] [UNK] [CLS] [SEP] [MASK] a good dull film".split()
+      >>> tokenizer = BertTokenizer(vocab={word: i for i, word in enumerate(words)})
+      >>> embed(model, tokenizer, ["a good film", "dull"], max_length=8).shape
+      (2, 16)
+    """
+    check_max_length(model.config, max_length)
+    engine = make_engine(parallel, mesh)
+    graphdef, params = split_model(model)
+    tokenized = tokenize(as_examples(texts), tokenizer, max_length)
+    step = make_embed_step(graphdef, pooling=pooling, normalize=normalize, shard=engine.shard)
+    batches = Batches(tokenized, batch_size, max_length=max_length, row_multiple=engine.parts)
+    results, _ = run_batches(Compiled(step, engine), engine.put_state(params), batches)
+    return results["vectors"]
+
+
+def make_embed_step(
+    graphdef: Any, *, pooling: str = "mean", normalize: bool = False, shard: Shard = unsharded
+) -> Callable[[Params, Batch], dict[str, Any]]:
+    """(params, batch) -> {"results": {"vectors": [B, S, D]}}: a vector for each example.
+
+    Args:
+      pooling: "mean" of the example's tokens, the "first" token's vector, or the "pooler".
+      normalize: divide by the Euclidean norm.
+      shard: of the engine that runs it, see `engines.Engine.shard`.
+    """
+    if pooling not in POOLINGS:
+        raise InputError(f"{pooling=} must be one of {', '.join(POOLINGS)}")
+
+    def embed_rows(model: nnx.Module, batch: Batch) -> tuple[Any, tuple[()]]:
+        out = model(**model_inputs(batch))
+        vectors = out.pooler_output
+        if pooling == "first":
+            starts = batch["segment_starts"][..., None]
+            vectors = jnp.take_along_axis(out.last_hidden_state, starts, axis=1)
+        elif pooling == "mean":
+            vectors = _segment_means(out.last_hidden_state, batch)
+        if normalize:
+            norm = jnp.linalg.norm(vectors, axis=-1, keepdims=True)
+            vectors = vectors / jnp.maximum(norm, 1e-12)
+        return {"vectors": vectors.astype(jnp.float32)}, ()
+
+    over_rows = shard(in_microbatches(graphdef, embed_rows))
+    return lambda params, batch: {"results": over_rows(params, batch)[0]}
+
+
+def _segment_means(hidden: Float[Array, "B L D"], batch: Batch) -> Float[Array, "B S D"]:
+    """The mean over each segment's tokens."""
+    segments = 1 + jnp.arange(batch["segment_starts"].shape[1])
+    member = (batch["segment_ids"][:, None, :] == segments[None, :, None]).astype(jnp.float32)
+    totals = jnp.einsum(
+        "bsl,bld->bsd", member, hidden.astype(jnp.float32), precision=jax.lax.Precision.HIGHEST
+    )
+    return totals / jnp.maximum(member.sum(-1), 1)[..., None]

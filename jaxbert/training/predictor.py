@@ -1,0 +1,209 @@
+"""`Predictor`: evaluates a model on labelled examples, and predicts for texts."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from jaxbert.data import (
+    Batches,
+    Examples,
+    Prefetch,
+    Shape,
+    Tokenized,
+    restore_order,
+    split_tokens,
+)
+from jaxbert.errors import InputError
+from jaxbert.models import merge_model, split_model
+from jaxbert.models.model import Model
+from jaxbert.tasks import Task, choose_task
+from jaxbert.tasks.task import Results
+from jaxbert.training.assemble import Programs, check_max_length
+from jaxbert.training.engines import Compiled, Engine, make_engine
+from jaxbert.training.step import Params, make_eval_step
+
+
+class Predictor:
+    """A model at work.
+
+    Args:
+      model: a model with a head, such as `AutoModelForSequenceClassification` gives.
+      tokenizer: from `load_tokenizer`.
+      task: the task or its name; None = what the model's configuration says.
+      batch_size: examples in a batch.
+      max_length: tokens of an example; longer texts are cut.
+      layout: how examples share rows, see `data.Batches`; changes speed and nothing else.
+      engine: where it runs; None = the first device.
+      cache_dir: where token ids are kept between runs.
+      shapes, row_multiple: of batches that are compiled for already, see `data.Batches`.
+      programs: where compiled steps are kept; None = for itself.
+
+    Raises:
+      InputError: settings that do not fit the model.
+
+    Example:
+      >>> from flax import nnx
+      >>> from transformers import BertTokenizer
+      >>> from jaxbert import BertConfig, BertForSequenceClassification
+      >>> config = BertConfig(vocab_size=40, hidden_size=16, num_hidden_layers=1,
+      ...                     num_attention_heads=2, intermediate_size=24)
+      >>> model = BertForSequenceClassification(config, rngs=nnx.Rngs(0))
+      >>> words = "[PAD] [UNK] [CLS] [SEP] [MASK] a good dull film".split()
+      >>> tokenizer = BertTokenizer(vocab={word: i for i, word in enumerate(words)})
+      >>> predictor = Predictor(model, tokenizer, max_length=8)
+      >>> predictor.logits(["a good film", "dull"]).shape
+      (2, 2)
+      >>> sorted(predictor.predict(["dull"])[0])
+      ['label', 'probabilities']
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        tokenizer: Any,
+        *,
+        task: Task | str | None = None,
+        batch_size: int = 32,
+        max_length: int = 128,
+        layout: str = "packed",
+        engine: Engine | None = None,
+        cache_dir: str | Path | None = None,
+        shapes: Sequence[Shape] = (),
+        row_multiple: int | None = None,
+        programs: Programs | None = None,
+    ) -> None:
+        self.task = choose_task(task, model)
+        check_max_length(model.config, max_length)
+        self.tokenizer, self.config = tokenizer, model.config
+        self.engine = engine or make_engine()
+        self.batch_size, self.max_length, self.layout = batch_size, max_length, layout
+        self.shapes, self._row_multiple = shapes, row_multiple or self.engine.parts
+        self._cache_dir = cache_dir
+        self._graphdef, self.params = split_model(model)
+        step = make_eval_step(self._graphdef, self.task, shard=self.engine.shard)
+        kept: dict[Any, Any] = {}
+        if programs is not None:
+            key = (
+                "evaluation",
+                self.task.name,
+                self._graphdef,
+                type(self.engine),
+                self.engine.rows,
+            )
+            kept = programs.setdefault(key, kept)
+        self.step = Compiled(step, self.engine, programs=kept)
+
+    @property
+    def model(self) -> Model:
+        """The model with the present parameters."""
+        return merge_model(self._graphdef, self.params)
+
+    def evaluate(self, examples: Examples) -> dict[str, float]:
+        """Loss and every metric of the task on labelled examples."""
+        return self.scorer(examples)(self.params)
+
+    def scorer(self, examples: Examples) -> Callable[[Params], dict[str, float]]:
+        """What `evaluate` does, for parameters that are given, again and again."""
+        self.task.check_labels(self.config, examples)
+        batches = self.batches(examples)
+
+        def score(params: Params) -> dict[str, float]:
+            results, loss = self.run(params, batches)
+            return {"loss": cast(float, loss), **self.task.score(examples, results)}
+
+        return score
+
+    def predict(self, texts: Sequence[str] | Examples) -> list[dict[str, Any]]:
+        """For each text what the task makes of it: {"label", "probabilities"}, {"score"}, ..."""
+        return self.task.decode(self.config, self.results(texts))
+
+    def logits(self, texts: Sequence[str] | Examples) -> Any:
+        """[N, C] float32, in the order of the texts; of a token task a list of [length, C]."""
+        return self.results(texts)["logits"]
+
+    def results(self, texts: Sequence[str] | Examples) -> Results:
+        """{field of the model's outputs: its values}, in the order of the texts."""
+        return self.run(self.params, self.batches(as_examples(texts)))[0]
+
+    def encode(self, examples: Examples) -> Tokenized:
+        """Token ids of the examples."""
+        return self.task.encode(examples, self.tokenizer, self.max_length, self._cache_dir)
+
+    def batches(self, examples: Examples) -> Batches:
+        """The batches of the examples, in their order."""
+        return Batches(
+            self.encode(examples),
+            self.batch_size,
+            max_length=self.max_length,
+            layout=self.layout,
+            part=self.engine.part,
+            row_multiple=self._row_multiple,
+            shapes=self.shapes,
+        )
+
+    def run(self, params: Params, batches: Batches) -> tuple[Results, float | None]:
+        """(the results, and with labels the mean loss) of every batch, in the examples' order."""
+        return run_batches(
+            self.step, self.engine.put_state(params), batches, self.task.label_layout
+        )
+
+
+def run_batches(
+    step: Compiled, params: Params, batches: Batches, layout: str = "example"
+) -> tuple[Results, float | None]:
+    """Every batch of a data set through a step that gives {"results", "loss_sum", "count"}.
+
+    Args:
+      layout: "example": results are [B, S, ...]; "token": [B, L, ...].
+
+    Returns:
+      ({field: values in the data set's order}, the mean loss or None); values are [N, ...], or of
+      tokens a list of N arrays [length, ...].
+    """
+    seen, loss_sum, count = [], 0.0, 0.0
+    for batch, out in _pipelined(step, params, batches):
+        seen.append((batch, {name: np.asarray(rows) for name, rows in out["results"].items()}))
+        if "loss_sum" in out:
+            loss_sum += float(out["loss_sum"])
+            count += float(out["count"])
+    collect = _of_tokens if layout == "token" else _of_examples
+    results = {name: collect(seen, name, batches.examples) for name in seen[0][1]}
+    return results, loss_sum / count if count else None
+
+
+def _of_examples(seen: list[tuple[Any, Any]], name: str, examples: int) -> np.ndarray:
+    ids = [batch["example_ids"] for batch, _ in seen]
+    return restore_order(ids, [results[name] for _, results in seen], examples)
+
+
+def _of_tokens(seen: list[tuple[Any, Any]], name: str, examples: int) -> list[np.ndarray]:
+    found: dict[int, np.ndarray] = {}
+    for batch, results in seen:
+        found |= split_tokens(batch, results[name])
+    return [found[i] for i in range(examples)]
+
+
+def _pipelined(step: Compiled, params: Params, batches: Batches) -> Iterator[tuple[Any, Any]]:
+    """(batch, result) pairs, one step behind: the device works while the host reads a result."""
+    waiting = None
+    for batch in Prefetch(batches.epoch(0)):
+        result = (batch, step(params, step.engine.put_batch(batch)))
+        if waiting is not None:
+            yield waiting
+        waiting = result
+    if waiting is not None:
+        yield waiting
+
+
+def as_examples(texts: Sequence[str] | Examples) -> Examples:
+    """Texts as examples without labels. InputError for a single string, a sequence of letters."""
+    if isinstance(texts, str):
+        raise InputError(f"texts={texts[:40]!r} is one text; want a list of texts, as [text]")
+    return dataclasses.replace(
+        texts if isinstance(texts, Examples) else Examples(tuple(texts)), labels=None
+    )
