@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jaxbert.data import Examples, load_demo, load_examples
+from jaxbert.data import Examples, load_demo, load_texts
+from jaxbert.errors import InputError
+from jaxbert.tasks import TEXT_CLASSIFICATION, load_examples
 
-PROBLEM = "single_label_classification"
 # Of the demo's large sets so many are used, drawn once: enough to tell models apart by two points,
 # and few enough to be read after every run.
 DEMO_OUT_OF_DOMAIN, DEMO_NEUTRAL = 600, 500
@@ -41,12 +43,12 @@ class Data:
         labelled = {"train": self.train, "development": self.development, "test": self.test}
         labelled |= self.out_of_domain
         bad = [
-            f"{name} ({examples.problem_type or 'no labels'})"
+            f"{name} ({examples.task or 'no labels'})"
             for name, examples in labelled.items()
-            if examples.problem_type != PROBLEM
+            if examples.task != TEXT_CLASSIFICATION.name
         ]
         if bad:
-            raise ValueError(
+            raise InputError(
                 f"the lab compares classifiers; these are no classes: {', '.join(bad)}"
             )
 
@@ -69,7 +71,7 @@ def sample(examples: Examples, count: int | None, seed: int) -> Examples:
     if count is None:
         return examples
     if count > len(examples):
-        raise ValueError(f"{examples.source}: {count} examples wanted, there are {len(examples)}")
+        raise InputError(f"{examples.source}: {count} examples wanted, there are {len(examples)}")
     return select(examples, np.random.default_rng(seed).permutation(len(examples))[:count])
 
 
@@ -90,23 +92,33 @@ def load_data(
     test: str,
     out_of_domain: Mapping[str, str],
     neutral: str | None,
-    **columns: str | None,
+    *,
+    text_column: str = "text",
+    text_pair_column: str | None = None,
+    label_column: str | None = None,
 ) -> Data:
     """The examples of files, or of whatever else `load_examples` reads.
 
     Args:
       out_of_domain: {name: source}.
       neutral: None = the texts of `test`.
-      columns: `text_column`, `text_pair_column`, `label_column` of all of them.
+      text_column, text_pair_column, label_column: of all of them.
     """
-    pool = load_examples(train, **columns)
-    known = {"label_names": pool.label_names, "problem_type": pool.problem_type}
+    load = functools.partial(
+        load_examples,
+        text_column=text_column,
+        text_pair_column=text_pair_column,
+        label_column=label_column,
+    )
+    pool = load(train)
     read = {
-        name: load_examples(source, **columns, **known)
+        name: load(source, label_names=pool.label_names, task=pool.task)
         for name, source in {**out_of_domain, "test": test, "development": development}.items()
     }
-    unlabelled = columns | {"label_column": None}
-    texts = read["test"] if neutral is None else load_examples(neutral, **unlabelled)
+    if neutral is None:
+        texts = read["test"]
+    else:
+        texts = load_texts(neutral, text_column=text_column, text_pair_column=text_pair_column)
     return Data(pool, read.pop("development"), read.pop("test"), read, texts)
 
 

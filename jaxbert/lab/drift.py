@@ -9,9 +9,10 @@ import jax
 import numpy as np
 
 from jaxbert.data import Batches
+from jaxbert.errors import InputError
 from jaxbert.models import merge_model
 from jaxbert.optim.layers import leaf_labels
-from jaxbert.training import parallel
+from jaxbert.training.engines import Compiled, Engine
 from jaxbert.training.step import Params, model_inputs
 
 NEIGHBOURS = 10
@@ -66,7 +67,7 @@ def rsa(x: np.ndarray, y: np.ndarray) -> float:
 def neighbour_overlap(x: np.ndarray, y: np.ndarray, k: int = NEIGHBOURS) -> float:
     """Share in [0, 1] of each row's k nearest rows (cosine) in x [N, D] that y keeps; the mean."""
     if not 0 < k < len(x):
-        raise ValueError(f"{k=} neighbours among {len(x)} rows: want 1 to {len(x) - 1}")
+        raise InputError(f"{k=} neighbours among {len(x)} rows: want 1 to {len(x) - 1}")
     near_x, near_y = (_nearest(values, k) for values in (x, y))
     return float(np.mean([len(set(a) & set(b)) / k for a, b in zip(near_x, near_y, strict=True)]))
 
@@ -97,13 +98,14 @@ class Probe:
     """Compares a model's representations of some texts with those before fine-tuning.
 
     Args:
-      graphdef: of a task model with its encoder under `bert`, from `split_model`.
+      graphdef: of a task model, from `split_model`.
       params: of the pre-trained model.
       batches: the texts, in a fixed order.
+      engine: where it runs.
     """
 
-    def __init__(self, graphdef: Any, params: Params, batches: Batches) -> None:
-        self._step = parallel.Compiled(_make_step(graphdef))
+    def __init__(self, graphdef: Any, params: Params, batches: Batches, engine: Engine) -> None:
+        self._step = Compiled(_make_step(graphdef), engine)
         self._batches = batches
         self._before = self._represent(params)
 
@@ -125,7 +127,7 @@ class Probe:
     def _represent(self, params: Params) -> Representations:
         tokens, sentences = [], []
         for batch in self._batches.epoch(0):
-            hidden = np.asarray(self._step(params, parallel.put(batch)))
+            hidden = np.asarray(self._step(params, self._step.engine.put_batch(batch)))
             tokens.append(hidden[:, batch["segment_ids"] > 0])
             sentences += _means(hidden[-1], batch)
         layers = [_spread(values, _CKA_TOKENS) for values in np.concatenate(tokens, axis=1)]
@@ -136,7 +138,7 @@ class Probe:
 def _make_step(graphdef: Any) -> Any:
     def step(params: Params, batch: Mapping[str, jax.Array]) -> jax.Array:
         """[n + 1, B, L, D] float32: the embeddings' output and every layer's."""
-        states = merge_model(graphdef, params).bert(**model_inputs(batch)).hidden_states
+        states = merge_model(graphdef, params).encoder(**model_inputs(batch)).hidden_states
         return jax.numpy.stack(states).astype(jax.numpy.float32)
 
     return step

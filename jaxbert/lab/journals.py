@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from jaxbert.errors import InputError
+from jaxbert.weights.formats import read_json
+
 STUDY, SWEEP = "study.json", "sweep.json"
 VERSION = 1
 # A run whose in-domain predictions have a Matthews correlation below this guesses: it failed.
@@ -130,7 +133,7 @@ def read(directory: str | Path) -> Study | Sweep:
     """Whichever of the two is in the directory.
 
     Raises:
-      FileNotFoundError: neither is; ValueError: files that are no journals, all of them named.
+      FileNotFoundError: neither is; InputError: files that are no journals, all of them named.
     """
     path = Path(directory)
     if (path / STUDY).is_file():
@@ -146,7 +149,8 @@ def read(directory: str | Path) -> Study | Sweep:
 def _read_study(path: Path) -> Study:
     about = _description(path / STUDY)
     problems: list[str] = []
-    runs, missing = {}, 0
+    runs: dict[str, dict[str, dict[int, Run]]] = {}
+    missing = 0
     for size in about["sizes"]:
         runs[size] = {}
         for strategy in about["strategies"]:
@@ -171,12 +175,9 @@ def _read_sweep(path: Path) -> Sweep:
 
 
 def _description(path: Path) -> dict[str, Any]:
-    try:
-        about = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is no JSON: {error}") from None
-    if not isinstance(about, dict) or about.get("version") != VERSION:
-        raise ValueError(f"{path}: want version {VERSION} of the format, made by jaxbert lab")
+    about = read_json(path, "put it back, or run the lab anew")
+    if about.get("version") != VERSION:
+        raise InputError(f"{path}: want version {VERSION} of the format, made by jaxbert lab")
     return about
 
 
@@ -187,7 +188,7 @@ def _cell(directory: Path, seeds: list[int], problems: list[str]) -> dict[int, R
         if path.is_file():
             try:
                 run = read_journal(path)
-            except ValueError as error:
+            except InputError as error:
                 problems.append(str(error))
                 continue
             if run is not None:
@@ -197,23 +198,30 @@ def _cell(directory: Path, seeds: list[int], problems: list[str]) -> dict[int, R
 
 def _complain(path: Path, problems: list[str]) -> None:
     if problems:
-        raise ValueError(f"{path}: {'; '.join(problems)}; delete them and run the lab again")
+        raise InputError(f"{path}: {'; '.join(problems)}; delete them and run the lab again")
 
 
 def read_journal(path: Path) -> Run | None:
     """One run; None if it has not come to its end (its last line may be cut).
 
     Raises:
-      ValueError: not lines of JSON.
+      InputError: no text, or not lines of JSON.
     """
-    lines = path.read_text(encoding="utf-8").splitlines()
-    events = []
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path.name} is no text ({error})") from None
+    events: list[dict[str, Any]] = []
     for number, line in enumerate(lines, start=1):
         try:
-            events.append(json.loads(line))
+            event = json.loads(line)
         except json.JSONDecodeError:
             if number < len(lines):
-                raise ValueError(f"{path.name} line {number} is no JSON") from None
+                raise InputError(f"{path.name} line {number} is no JSON") from None
+            continue
+        if not isinstance(event, dict) or "event" not in event:
+            raise InputError(f"{path.name} line {number} is no event")
+        events.append(event)
     if not events or events[-1].get("event") != "end":
         return None
     return Run(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -134,9 +135,12 @@ def _panels(count: int) -> tuple[int, int, float]:
 
 
 def _small_multiples(
-    study: Study, size: str, value: Callable[[Mapping[str, Any], str], float | None], label: str
+    study: Study, size: str, value: Callable[..., float | None], label: str
 ) -> Any:
-    """A panel for each strategy, a line for each group, over the steps of one train size."""
+    """A panel for each strategy, a line for each group, over the steps of one train size.
+
+    value: of a line of a journal and, as `group`, a group of parameters.
+    """
     names = [name for name in study.strategies if study.cell(size, name)]
     rows, columns, height = _panels(len(names))
     figure, axes = _grid(rows, columns, height, sharex=True, sharey=True)
@@ -146,7 +150,7 @@ def _small_multiples(
         runs = list(study.cell(size, name).values())
         groups = list(runs[0].start["peak_rates"])
         for group, shade in zip(groups, _shades(len(groups)), strict=True):
-            steps, means = _mean_curve(runs, lambda line, g=group: value(line, g))
+            steps, means = _mean_curve(runs, functools.partial(value, group=group))
             if steps:
                 axis.plot(steps, means, color=shade, lw=1.2, label=group)
         axis.set_title(_label(name), fontsize=9)
@@ -196,8 +200,8 @@ def _by_layer(
     """Lines over the groups of layers, the mean over seeds, one axis for each train size."""
     for axis, size in zip(axes, study.sizes, strict=True):
         for name, style in styles(study.strategies).items():
-            found = [values(run) for run in study.cell(size, name).values()]
-            found = [v for v in found if v is not None]
+            runs = study.cell(size, name).values()
+            found = [v for run in runs if (v := values(run)) is not None]
             if found:
                 groups = list(found[0])
                 means = [statistics.mean(v[g] for v in found) for g in groups]
@@ -218,11 +222,15 @@ def drift(study: Study) -> Any:
     return figure
 
 
+def _similarity(run: Run, kind: str) -> Mapping[str, float] | None:
+    return (run.end["similarity"] or {}).get(kind)
+
+
 def similarity(study: Study) -> Any:
     """CKA above, RSA below."""
     figure, axes = _grid(2, len(study.sizes), 6.4, sharey="row", sharex=True)
     for row, kind in zip(axes, ("cka", "rsa"), strict=True):
-        _by_layer(study, lambda run, k=kind: (run.end["similarity"] or {}).get(k), row)
+        _by_layer(study, functools.partial(_similarity, kind=kind), row)
         row[0].set_ylabel({"cka": "linear CKA", "rsa": "RSA"}[kind], fontsize=9)
     for axis in axes[1]:
         axis.set_title("")

@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxbert.errors import InputError
+
 SMOOTHING = 0.9
 EXPLODED = 2.0  # times the lowest smoothed loss: nothing is learned from there on
 _EDGE = 0.1  # share of the first steps whose smoothed loss still hangs on few values
@@ -66,7 +68,7 @@ def range_test(
       repeats: rises, with seeds 0, 1, ...
 
     Raises:
-      ValueError: bad arguments, all of them named.
+      InputError: bad arguments, all of them named.
     """
     problems = []
     if not 0 < lowest < highest:
@@ -76,7 +78,7 @@ def range_test(
     if repeats < 1:
         problems.append(f"{repeats=}: want 1 at least")
     if problems:
-        raise ValueError("; ".join(problems))
+        raise InputError("; ".join(problems))
     rates = np.geomspace(lowest, highest, steps)
     rises = tuple(analyse(rates, losses(rates, seed)) for seed in range(repeats))
     found = [rise.steepest for rise in rises if rise.steepest is not None]

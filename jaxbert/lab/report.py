@@ -37,9 +37,9 @@ def write_report(directory: str | Path, output: str | Path) -> Path:
     """
     found, output = read(directory), Path(output)
     output.mkdir(parents=True, exist_ok=True)
-    make = plots.study_figures if isinstance(found, Study) else plots.sweep_figures
+    figures = plots.study_figures(found) if isinstance(found, Study) else plots.sweep_figures(found)
     images = {}
-    for name, (caption, figure) in make(found).items():
+    for name, (caption, figure) in figures.items():
         content = io.BytesIO()
         figure.savefig(content, format="png", dpi=130)
         images[name] = (caption, content.getvalue())
@@ -111,7 +111,7 @@ def _percent(values: Sequence[float]) -> str:
         return "-"
     found = mean_interval(values)
     mean = f"{100 * found.mean:.1f}"
-    return mean if found.low is None else f"{mean} ± {100 * (found.high - found.mean):.1f}"
+    return mean if found.high is None else f"{mean} ± {100 * (found.high - found.mean):.1f}"
 
 
 def differences(study: Study) -> Table:
@@ -190,7 +190,7 @@ def recommendation(study: Study) -> list[str]:
         }  # fmt: skip
         if not means:
             continue
-        best = max(means, key=means.get)
+        best = max(means, key=lambda name: means[name])
         others = {
             name: verdicts.difference(study, size, best, name, lambda run: run.score(TEST))
             for name in means
@@ -255,13 +255,15 @@ def _study_body(study: Study) -> str:
         _table(*differences(study)),
         f"<p class=note>{escape(INTERVALS)}</p>",
         "<h2>What was tuned</h2>",
-        "<p>Nothing: every strategy has its own rate.</p>" if tuned is None else _budget(study),
+        "<p>Nothing: every strategy has its own rate.</p>"
+        if tuned is None
+        else _budget(study, tuned),
         "<h2>Figures</h2>",
     ]
     return "".join(parts)
 
 
-def _budget(study: Study) -> str:
+def _budget(study: Study, chosen: Table) -> str:
     grid = study.about["grid"]
     rates = ", ".join(f"{rate:g}" for rate in grid["rates"])
     text = (
@@ -269,7 +271,7 @@ def _budget(study: Study) -> str:
         "each at every train size, and kept the one with the best accuracy on the development set. "
         "Those whose rate is the claim keep theirs."
     )
-    return f"<p>{escape(text)}</p>{_table(*budget(study))}"
+    return f"<p>{escape(text)}</p>{_table(*chosen)}"
 
 
 def _verdict(verdict: verdicts.Verdict) -> str:

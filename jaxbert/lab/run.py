@@ -5,30 +5,24 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-
-from jaxbert.data import Batches, Examples, Shape, Tokenized, load_tokenizer, tokenize
-from jaxbert.lab.data import PROBLEM, Data, sample
+from jaxbert.data import Batches, Examples, Shape, load_tokenizer
+from jaxbert.errors import DivergedError
+from jaxbert.lab.data import Data, sample
 from jaxbert.lab.drift import Probe, weight_drift
-from jaxbert.models import BertForSequenceClassification, split_model
-from jaxbert.optim import (
-    OptimizerConfig,
-    learning_rates,
-    make_optimizer,
-    peak_rates,
-    trainable_mask,
-)
-from jaxbert.training import DivergedError, TrainConfig, inference, metrics, parallel
+from jaxbert.models import split_model
+from jaxbert.optim import OptimizerConfig
+from jaxbert.tasks import TEXT_CLASSIFICATION, load_model
+from jaxbert.training.assemble import Assembly, Programs, assemble
+from jaxbert.training.config import TrainConfig
+from jaxbert.training.engines import make_engine
 from jaxbert.training.loop import Evaluation, Loop
-from jaxbert.training.losses import LOSSES
-from jaxbert.training.step import Params, init_state, make_eval_step, make_train_step
-from jaxbert.training.trainer import initial_params
-from jaxbert.weights.pretrained import load_pretrained, model_directory
+from jaxbert.training.predictor import Predictor
+from jaxbert.training.step import Params, cast
+from jaxbert.weights.directory import model_directory
 
 LOG_LINES = 25  # of the training loss in a journal
 EVALUATIONS = 3  # on the development set, evenly spaced, the last at the end
@@ -79,15 +73,31 @@ class Laboratory:
         self.data, self.config, self.dtype = data, config, dtype
         self._directory = model_directory(source)
         self._tokenizer = load_tokenizer(self._directory)
-        self._graphdef, pretrained = split_model(self._model(seed=0))
-        self._shapes: tuple[Shape, ...] = ()
-        self._shapes = self._batches(self._tokenize(data.train), shuffle=True).shapes
+        self._task, self._engine = TEXT_CLASSIFICATION, make_engine()
+        self._programs: Programs = {}
+        model = self._model(seed=0)
+        self._predictor = self._predict_with(model, ())
+        shapes = self._batches(data.train, shuffle=True).shapes
+        self._predictor = self._predict_with(model, shapes)
         tested = {"development": data.development, "test": data.test, **data.out_of_domain}
-        self._tested = {n: (e, self._batches(self._tokenize(e))) for n, e in tested.items()}
+        self._scorers = {name: self._predictor.scorer(e) for name, e in tested.items()}
         neutral = dataclasses.replace(data.neutral, labels=None)
-        self._probe = Probe(self._graphdef, pretrained, self._batches(self._tokenize(neutral)))
-        self._programs: dict[str, parallel.Compiled] = {}
-        self._eval_step = parallel.Compiled(make_eval_step(self._graphdef, LOSSES[PROBLEM]))
+        graphdef, params = split_model(model)
+        self._probe = Probe(graphdef, params, self._batches(neutral), self._engine)
+
+    def _predict_with(self, model: Any, shapes: Sequence[Shape]) -> Predictor:
+        return Predictor(
+            model,
+            self._tokenizer,
+            task=self._task,
+            batch_size=self.config.batch_size,
+            max_length=self.config.max_length,
+            layout=self.config.layout,
+            engine=self._engine,
+            shapes=shapes,
+            row_multiple=self.config.accumulation,
+            programs=self._programs,
+        )
 
     def describe(self) -> dict[str, Any]:
         """What all runs have in common."""
@@ -137,9 +147,9 @@ class Laboratory:
         )
         lines, started = Journal(journal), time.perf_counter()
         try:
-            start, loop = self._loop(config, examples)
-            lines.write("start", 0, {**about, **self._described(config, loop, start)})
-            end = self._finished(loop, lines, start, only_development)
+            assembled, loop = self._loop(config, examples)
+            lines.write("start", 0, {**about, **self._described(config, loop, assembled)})
+            end = self._finished(loop, lines, assembled.start, only_development)
             end["seconds"] = time.perf_counter() - started
             lines.write("end", loop.progress.step, end)
         finally:
@@ -160,107 +170,61 @@ class Laboratory:
         }
         if only_development:
             return {"status": "finished", **nothing, "scores": scores}
-        params = loop.state.params
-        for name in self._tested:
+        params = cast(loop.state.params, self._predictor.model.compute.param_dtype)
+        for name, score in self._scorers.items():
             if name != "development":
-                scores[name] = self._score(params, name)
+                scores[name] = score(params)
         found = {"scores": scores, "drift": weight_drift(params, start)}
         return {"status": "finished", **found, **self._probe.compare(params)}
 
-    def _described(self, config: TrainConfig, loop: Loop, start: Params) -> dict[str, Any]:
+    def _described(self, config: TrainConfig, loop: Loop, assembled: Assembly) -> dict[str, Any]:
         return {
             "seed": config.seed,
             "learning_rate": config.optimizer.learning_rate,
             "total_steps": loop.total_steps,
             "steps_per_epoch": loop.steps_per_epoch,
             "optimizer": dataclasses.asdict(config.optimizer),
-            "peak_rates": peak_rates(config.optimizer, start),
+            "peak_rates": dict(assembled.plan.peaks),
         }
 
-    def _loop(self, config: TrainConfig, examples: int | None) -> tuple[Params, Loop]:
-        """(the parameters before the first step, the loop at it)."""
-        start = initial_params(self._model(config.seed), config)
+    def _loop(self, config: TrainConfig, examples: int | None) -> tuple[Assembly, Loop]:
+        """(what a run is made of, its loop at the first step)."""
         drawn = sample(self.data.train, examples, config.seed)
-        batches = self._batches(self._tokenize(drawn), shuffle=True, seed=config.seed)
-        steps_per_epoch = batches.steps_per_epoch
-        plan = (config.optimizer, start, config.epochs * steps_per_epoch, steps_per_epoch)
-        optimizer = make_optimizer(*plan)
+        batches = self._batches(drawn, shuffle=True, seed=config.seed)
+        assembled = assemble(
+            self._model(config.seed),
+            self._task,
+            config,
+            self._engine,
+            batches.steps_per_epoch,
+            programs=self._programs,
+        )
         loop = Loop(
             config,
             batches,
-            self._program(config.optimizer, start, optimizer, steps_per_epoch),
-            # A copy: the state's memory is given to each next state.
-            init_state(jax.tree.map(jnp.copy, start), optimizer, config.seed),
-            learning_rates(*plan),
-            evaluation=Evaluation(self._score, "accuracy", True, lambda params: None),
+            assembled.step,
+            assembled.state,
+            assembled.plan.schedules,
+            evaluation=Evaluation(
+                self._scorers["development"], "accuracy", True, lambda params: None
+            ),
         )
-        return start, loop
+        return assembled, loop
 
-    def _program(
-        self, config: OptimizerConfig, params: Params, optimizer: Any, steps_per_epoch: int
-    ) -> parallel.Compiled:
-        """The compiled step, shared by all runs that differ in rates and their schedules alone."""
-        settings = dataclasses.asdict(config)
-        for argument in _ARGUMENTS:
-            del settings[argument]
-        if config.unfreezing:
-            settings["steps_per_epoch"] = steps_per_epoch
-        key = json.dumps(settings, sort_keys=True)
-        if key not in self._programs:
-            step = make_train_step(
-                self._graphdef,
-                optimizer,
-                LOSSES[PROBLEM],
-                trainable=trainable_mask(config, params),
-                accumulation=self.config.accumulation,
-            )
-            self._programs[key] = parallel.Compiled(step, donate=True)
-        return self._programs[key]
-
-    def _score(self, params: Params, name: str = "development") -> dict[str, float]:
-        examples, batches = self._tested[name]
-        found = inference.run_batches(self._eval_step, params, batches)
-        guesses = inference.predictions(PROBLEM, found["logits"])
-        return {
-            "loss": found["loss"],
-            **metrics.compute_scores(PROBLEM, examples.labels, guesses),
-        }
-
-    def _model(self, seed: int) -> BertForSequenceClassification:
-        names = self.data.train.label_names
-        return load_pretrained(
-            BertForSequenceClassification,
-            self._directory,
-            labels=names,
-            dtype=self.dtype,
-            seed=seed,
+    def _model(self, seed: int) -> Any:
+        return load_model(
+            self._task, self._directory, examples=self.data.train, dtype=self.dtype, seed=seed
         )[0]
 
-    def _tokenize(self, examples: Examples) -> Tokenized:
-        return tokenize(examples, self._tokenizer, self.config.max_length)
-
-    def _batches(self, tokenized: Tokenized, *, shuffle: bool = False, seed: int = 0) -> Batches:
+    def _batches(self, examples: Examples, *, shuffle: bool = False, seed: int = 0) -> Batches:
         config = self.config
         return Batches(
-            tokenized,
+            self._predictor.encode(examples),
             config.batch_size,
             max_length=config.max_length,
             layout=config.layout,
             shuffle=shuffle,
             seed=seed,
             row_multiple=config.accumulation,
-            shapes=self._shapes,
+            shapes=self._predictor.shapes,
         )
-
-
-# Fields of `OptimizerConfig` whose effect on a step is the learning rates that it is given.
-_ARGUMENTS = (
-    "learning_rate",
-    "schedule",
-    "schedule_options",
-    "warmup",
-    "layer_decay",
-    "convention",
-    "head_multiplier",
-    "reinitialise_layers",
-)

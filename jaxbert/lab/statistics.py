@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
+
+from jaxbert.errors import InputError
 
 _EXACT = 12  # up to so many pairs every pattern of signs is tried
 _PATTERNS = 20_000  # drawn where there are more
 
 
-class Interval(NamedTuple):
+@dataclass(frozen=True)
+class Interval:
     """A mean and its 95% interval, None where one value gives none."""
 
     mean: float
@@ -35,12 +38,12 @@ def mean_interval(values: Sequence[float]) -> Interval:
     """The mean of n values with Student's 95% interval, n - 1 degrees of freedom.
 
     Raises:
-      ValueError: no values.
+      InputError: no values.
     """
     from scipy.stats import t
 
     if not len(values):
-        raise ValueError("no values: a mean wants one at least")
+        raise InputError("no values: a mean wants one at least")
     array = np.asarray(values, np.float64)
     mean, count = float(array.mean()), len(array)
     if count < 2:
@@ -70,7 +73,7 @@ def sign_flip_p(differences: Sequence[float]) -> float:
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
     """The p-values corrected for their number (Holm 1979), in the order given."""
     corrected, largest = {}, 0.0
-    for rank, name in enumerate(sorted(p_values, key=p_values.get)):
+    for rank, name in enumerate(sorted(p_values, key=lambda name: p_values[name])):
         largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[name]))
         corrected[name] = largest
     return {name: corrected[name] for name in p_values}
@@ -85,15 +88,15 @@ def variance_ratio(first: Sequence[float], second: Sequence[float]) -> tuple[flo
     """(ratio, low, high): variance of `first` over that of `second`, with the F 95% interval.
 
     Raises:
-      ValueError: fewer than two values in either, or no variance in `second`.
+      InputError: fewer than two values in either, or no variance in `second`.
     """
     from scipy.stats import f
 
     if min(len(first), len(second)) < 2:
-        raise ValueError("a variance wants two values at least")
+        raise InputError("a variance wants two values at least")
     below = np.var(second, ddof=1)
     if below == 0:
-        raise ValueError("no variance to compare with")
+        raise InputError("no variance to compare with")
     ratio = float(np.var(first, ddof=1) / below)
     a, b = len(first) - 1, len(second) - 1
     return ratio, ratio / f.ppf(0.975, a, b), ratio / f.ppf(0.025, a, b)

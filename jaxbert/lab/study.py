@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from jaxbert.atomic import write_text
+from jaxbert.errors import InputError
 from jaxbert.lab.run import Laboratory
 from jaxbert.optim import OptimizerConfig, Strategy
 from jaxbert.training.record import environment
+from jaxbert.weights.formats import read_json
 
 VERSION = 1
 STUDY, SWEEP = "study.json", "sweep.json"
@@ -41,13 +43,13 @@ def parse_sizes(names: Sequence[str], epochs: Sequence[int]) -> tuple[Size, ...]
     """Train sizes from their names, "full" or a number, with one number of epochs or one for each.
 
     Raises:
-      ValueError: no numbers, or another number of them.
+      InputError: no numbers, or another number of them.
     """
     bad = [n for n in names if n != FULL and not (n.isdigit() and int(n))]
     if bad:
-        raise ValueError(f"train sizes {', '.join(bad)}: want {FULL}, or a number of examples")
+        raise InputError(f"train sizes {', '.join(bad)}: want {FULL}, or a number of examples")
     if len(epochs) not in (1, len(names)):
-        raise ValueError(f"{len(epochs)} numbers of epochs for {len(names)} train sizes")
+        raise InputError(f"{len(epochs)} numbers of epochs for {len(names)} train sizes")
     each = epochs if len(epochs) == len(names) else [epochs[0]] * len(names)
     return tuple(
         Size(None if name == FULL else int(name), count)
@@ -97,7 +99,7 @@ class Study:
         if any(rate <= 0 for rate in self.rates):
             problems.append(f"grid rates={self.rates} must be positive")
         if problems:
-            raise ValueError("study: " + "; ".join(problems))
+            raise InputError("study: " + "; ".join(problems))
 
     def tuned(self, name: str) -> bool:
         """Whether the grid chooses the strategy's base rate."""
@@ -119,7 +121,7 @@ def run_study(laboratory: Laboratory, study: Study, directory: Path, *, show: bo
     """Makes every run that `directory` does not hold yet, size by size, the grid first.
 
     Raises:
-      ValueError: `directory` holds another study; what differs is named.
+      InputError: `directory` holds another study; what differs is named.
       KeyboardInterrupt: on Ctrl-C; call again to go on.
     """
     description = _describe_study(laboratory, study)
@@ -165,7 +167,9 @@ def _chosen(runs: list[Run], ends: list[dict[str, Any]]) -> dict[str, float]:
         score = end["scores"]["development"]["accuracy"] if end["scores"] else 0.0
         rate = run.optimizer.learning_rate
         rates[rate] = rates.get(rate, 0.0) + score
-    return {name: max(sorted(rates), key=rates.get) for name, rates in accuracy.items()}
+    return {
+        name: max(sorted(rates), key=lambda rate: rates[rate]) for name, rates in accuracy.items()
+    }
 
 
 def _final_runs(
@@ -193,7 +197,7 @@ class Sweep:
     def __post_init__(self) -> None:
         for name in ("rates", "decays", "seeds"):
             if not getattr(self, name):
-                raise ValueError(f"sweep: {name} must be one at least")
+                raise InputError(f"sweep: {name} must be one at least")
 
 
 def run_sweep(laboratory: Laboratory, sweep: Sweep, directory: Path, *, show: bool) -> None:
@@ -255,15 +259,21 @@ class _Progress:
 
 
 def finished(journal: Path) -> dict[str, Any] | None:
-    """The last line of a run that came to its end, diverged or not; None otherwise."""
+    """The last line of a run that came to its end, diverged or not; None otherwise.
+
+    Raises:
+      InputError: the file is no text.
+    """
     if not journal.is_file():
         return None
-    last = journal.read_text(encoding="utf-8").splitlines()[-1:]
     try:
+        last = journal.read_text(encoding="utf-8").splitlines()[-1:]
         end = json.loads(last[0]) if last else {}
+    except UnicodeDecodeError as error:
+        raise InputError(f"{journal} is no journal: {error}; delete it to run it again") from None
     except json.JSONDecodeError:  # killed in the middle of a line
         return None
-    return end if end.get("event") == "end" else None
+    return end if isinstance(end, dict) and end.get("event") == "end" else None
 
 
 def _describe_study(laboratory: Laboratory, study: Study) -> dict[str, Any]:
@@ -309,7 +319,7 @@ def _describe_size(laboratory: Laboratory, size: Size) -> dict[str, Any]:
     there = len(laboratory.data.train)
     count = there if size.examples is None else size.examples
     if count > there:  # now, and not after an hour
-        raise ValueError(f"train size {count}: the training set has {there} examples")
+        raise InputError(f"train size {count}: the training set has {there} examples")
     return {"examples": count, "epochs": size.epochs}
 
 
@@ -332,27 +342,24 @@ def _claim(path: Path, description: Mapping[str, Any]) -> None:
     """Writes the description, or checks that the one that is there is the same.
 
     Raises:
-      ValueError: it differs; where, is named.
+      InputError: it differs; where, is named. Or it is not JSON any more.
     """
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         _write(path, description)
         return
     wanted = json.loads(json.dumps(description))
-    there = json.loads(path.read_text(encoding="utf-8"))
+    there = read_json(path, "put it back, or give another --output")
     (there.get("grid") or {}).pop("chosen", None)  # found on the way, and again from the journals
     differ = [
         key for key in {**wanted, **there} if key not in _FREE and there.get(key) != wanted.get(key)
     ]
     if differ:
-        raise ValueError(
+        raise InputError(
             f"{path} is of another study: {', '.join(differ)} differ; give the same settings to go "
             "on with it, or another --output"
         )
 
 
 def _write(path: Path, content: Mapping[str, Any]) -> None:
-    """All of it or nothing, whenever the process dies."""
-    draft = path.with_suffix(".part")
-    draft.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    os.replace(draft, path)
+    write_text(path, json.dumps(content, indent=1) + "\n")

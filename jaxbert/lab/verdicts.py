@@ -177,8 +177,11 @@ class _NotWorse:
 
     def __call__(self, study: Study, size: str) -> Answer | None:
         others = [name for name in study.strategies if name != self.first]
-        found = {n: difference(study, size, self.first, n, _accuracy) for n in others}
-        found = {name: interval for name, interval in found.items() if interval is not None}
+        found = {
+            name: interval
+            for name in others
+            if (interval := difference(study, size, self.first, name, _accuracy)) is not None
+        }
         if not found:
             return None
         name, worst = min(found.items(), key=lambda item: item[1].mean)
@@ -217,7 +220,7 @@ def describe(interval: Interval, percent: bool = True) -> str:
     scale, unit = (100, " points") if percent else (1, "")
     digits = ".1f" if percent else ".2g"
     text = f"{scale * interval.mean:+{digits}}{unit}"
-    if interval.low is None:
+    if interval.low is None or interval.high is None:
         return f"{text} (one seed: no interval)"
     low, high = (f"{scale * end:+{digits}}" for end in (interval.low, interval.high))
     return f"{text} ({low} to {high}, {interval.count} seeds)"

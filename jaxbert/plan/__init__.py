@@ -1,6 +1,7 @@
 """Compile the training step for hardware you do not have, and read off what it would take."""
 
-from jaxbert.plan.compile import DoesNotFit, Plan, make_plan
+from jaxbert.errors import DoesNotFit
+from jaxbert.plan.compile import Plan, make_plan
 from jaxbert.plan.hardware import CHIPS, Topology, open_topology
 from jaxbert.plan.search import largest_batch, smallest_slice
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from dataclasses import dataclass
@@ -11,21 +12,19 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxbert.models import BertConfig, BertForSequenceClassification, Compute, split_model
-from jaxbert.optim import make_optimizer, peak_rates, trainable_mask
+from jaxbert.errors import DoesNotFit, InputError
+from jaxbert.models import Compute, EncoderConfig, split_model
 from jaxbert.plan.flops import training_flops
 from jaxbert.plan.hardware import Topology
 from jaxbert.plan.hlo import Program, bytes_moved, collectives, product_flops
-from jaxbert.training import TrainConfig, parallel
-from jaxbert.training.losses import classification
-from jaxbert.training.step import init_state, make_train_step
+from jaxbert.tasks import TEXT_CLASSIFICATION, task_class
+from jaxbert.training.assemble import check_max_length, make_step
+from jaxbert.training.config import TrainConfig
+from jaxbert.training.engines import MeshEngine, make_engine
+from jaxbert.training.step import init_state
 
 # Neither the program nor its size depends on how long the run is.
-_STEPS, _STEPS_PER_EPOCH = 1000, 100
-
-
-class DoesNotFit(ValueError):
-    """A step needs more memory than a device has."""
+_STEPS_PER_EPOCH = 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,32 +75,26 @@ class Plan:
 
 
 def make_plan(
-    model: BertConfig,
+    model: EncoderConfig,
     topology: Topology,
     training: TrainConfig,
-    *,
-    dtype: str = "bfloat16",
-    param_dtype: str = "float32",
-    gradient_checkpointing: bool = False,
+    compute: Compute = Compute(dtype="bfloat16"),  # noqa: B008 (frozen)
 ) -> Plan:
     """Compiles the training step of a sequence classifier, every row of full length.
 
     Args:
       training: of it batch_size, max_length, optimizer and mesh; everything is split over a mesh.
+      compute: dtypes and memory; the platform is the topology's.
 
     Raises:
-      ValueError: what does not divide over the devices; a length beyond the model's positions.
+      InputError: what does not divide over the devices; a length beyond the model's positions.
       DoesNotFit: so much memory is missing that the compiler gave up.
     """
+    dtype = compute.dtype
     _check(model, topology, training, dtype)
-    engine = parallel.make_engine("mesh", training.mesh, topology.devices)
+    engine = make_engine("mesh", training.mesh, topology.devices)
     engine.check(training.batch_size, 1)
-    compute = Compute(
-        dtype=dtype,
-        param_dtype=param_dtype,
-        gradient_checkpointing=gradient_checkpointing,
-        platform=topology.chip.platform,
-    )
+    compute = dataclasses.replace(compute, platform=topology.chip.platform)
     step, state, rest = _step(model, compute, training, engine)
     start = time.perf_counter()
     lowered = engine.compile(step, donate=True).lower(state, *rest)
@@ -113,7 +106,7 @@ def make_plan(
         raise DoesNotFit(f"{topology.name}, batch_size={training.batch_size}: {error}") from None
     seconds = time.perf_counter() - start
     program, devices = Program(compiled.as_text()), len(topology.devices)
-    costs = _costs(compiled, program, topology, dtype)
+    memory, costs = _memory(compiled), _costs(compiled, program, topology, dtype)
     asked = training_flops(model, training.batch_size, training.max_length) // devices
     return Plan(
         topology=topology.name,
@@ -123,7 +116,8 @@ def make_plan(
         dtype=dtype,
         params=_held(state.params),
         optimizer_state=_held(state.opt_state),
-        **_memory(compiled),
+        activations=memory["activations"],
+        peak=memory["peak"],
         memory=int(topology.chip.memory),
         **costs,
         model_flops=asked,
@@ -133,41 +127,31 @@ def make_plan(
     )
 
 
-def _check(model: BertConfig, topology: Topology, training: TrainConfig, dtype: str) -> None:
+def _check(model: EncoderConfig, topology: Topology, training: TrainConfig, dtype: str) -> None:
     if training.accumulation != 1:
-        raise ValueError("a plan is of one part of a batch: divide batch_size by accumulation")
-    if training.max_length > model.max_position_embeddings:
-        raise ValueError(
-            f"max_length={training.max_length} is more than the model's "
-            f"{model.max_position_embeddings} positions"
-        )
+        raise InputError("a plan is of one part of a batch: divide batch_size by accumulation")
+    check_max_length(model, training.max_length)
     if dtype not in topology.chip.flops:
         known = ", ".join(topology.chip.flops)
-        raise ValueError(f"dtype={dtype!r}: {topology.chip.kind} can be planned for in {known}")
+        raise InputError(f"dtype={dtype!r}: {topology.chip.kind} can be planned for in {known}")
 
 
 def _step(
-    model: BertConfig, compute: Compute, training: TrainConfig, engine: parallel.MeshEngine
+    model: EncoderConfig, compute: Compute, training: TrainConfig, engine: MeshEngine
 ) -> tuple[Any, Any, Any]:
     """(the training step, its state, its other arguments), the arrays as shapes with a place."""
+    build = task_class(TEXT_CLASSIFICATION, model.model_type)
     graphdef, params = split_model(
-        nnx.eval_shape(
-            lambda: BertForSequenceClassification(model, rngs=nnx.Rngs(0), compute=compute)
-        )
+        nnx.eval_shape(lambda: build(model, rngs=nnx.Rngs(0), compute=compute))
     )
-    optimizer = make_optimizer(training.optimizer, params, _STEPS, _STEPS_PER_EPOCH)
-    step = make_train_step(
-        graphdef,
-        optimizer,
-        classification,
-        trainable=trainable_mask(training.optimizer, params),
-        across=engine.across,
+    step, plan = make_step(
+        graphdef, params, TEXT_CLASSIFICATION, training, engine, _STEPS_PER_EPOCH
     )
 
     def placed(shape: tuple[int, ...], dtype: Any, sharding: Any = None) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding or engine.sharding(shape))
 
-    state = jax.eval_shape(lambda params: init_state(params, optimizer, 0), params)
+    state = jax.eval_shape(lambda params: init_state(params, plan.optimizer, 0), params)
     state = jax.tree.map(lambda leaf: placed(leaf.shape, leaf.dtype), state)
     rows, length = training.batch_size, training.max_length
     whole = ("input_ids", "token_type_ids", "position_ids", "segment_ids")
@@ -178,7 +162,7 @@ def _step(
         "labels": placed((rows, 1), jnp.int32, engine.rows),
         "weights": placed((rows, 1), jnp.float32, engine.rows),
     }
-    rates = {group: placed((), jnp.float32) for group in peak_rates(training.optimizer, params)}
+    rates = {group: placed((), jnp.float32) for group in plan.peaks}
     return step, state, (batch, rates)
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from jaxbert.models import BertConfig
+from jaxbert.models import EncoderConfig
 
 
-def training_flops(config: BertConfig, rows: int, length: int, segments: int = 1) -> int:
+def training_flops(config: EncoderConfig, rows: int, length: int, segments: int = 1) -> int:
     """FLOPs of the products of one training step of a sequence classifier, over whole rows.
 
     A product of [m, k] by [k, n] counts 2 m k n. The backward pass takes two products for each of
@@ -23,7 +23,7 @@ def training_flops(config: BertConfig, rows: int, length: int, segments: int = 1
         """Of which `asking` tokens are computed, from all tokens' keys and values."""
         projections = 2 * asking * width * width + 2 * tokens * width * width
         scores_and_mixing = 2 * asking * length * width
-        feed_forward = 2 * asking * width * wide
+        feed_forward = (3 if config.feed_forward == "gated" else 2) * asking * width * wide
         return 2 * (projections + scores_and_mixing + feed_forward)
 
     pooler_and_classifier = 2 * read * width * (width + config.num_labels)

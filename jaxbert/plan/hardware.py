@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 
 import jax
 
+from jaxbert.errors import InputError
+
 GB, TB, TERA = 1e9, 1e12, 1e12
 
 
@@ -72,10 +74,10 @@ def parse_topology(name: str) -> tuple[Chip, str, int]:
     sides = extent.split("x")
     if kind not in CHIPS or not all(side.isdecimal() and int(side) > 0 for side in sides):
         examples = ", ".join(f"{kind}:{chip.slices[2]}" for kind, chip in CHIPS.items())
-        raise ValueError(f"topology={name!r}: want a chip and a slice of them, as in {examples}")
+        raise InputError(f"topology={name!r}: want a chip and a slice of them, as in {examples}")
     wanted = CHIPS[kind].slices[-1].count("x") + 1
     if len(sides) != wanted:
-        raise ValueError(f"topology={name!r}: a slice of {kind} has {wanted} sides")
+        raise InputError(f"topology={name!r}: a slice of {kind} has {wanted} sides")
     return CHIPS[kind], extent, math.prod(map(int, sides))
 
 
@@ -83,7 +85,7 @@ def open_topology(name: str) -> Topology:
     """The devices of a slice, which can be compiled for and do nothing else.
 
     Raises:
-      ValueError: no such chip or slice.
+      InputError: no such chip or slice.
       ModuleNotFoundError: the optional packages are missing; says which to install.
     """
     chip, extent, count = parse_topology(name)
@@ -98,7 +100,7 @@ def open_topology(name: str) -> Topology:
                 f"1x1x{count}", "cuda", topology=f"1x1x{count}", target_config=_target(chip)
             )
     except jax.errors.JaxRuntimeError as error:
-        raise ValueError(f"topology={name!r} cannot be compiled for: {error}") from None
+        raise InputError(f"topology={name!r} cannot be compiled for: {error}") from None
     return Topology(name, chip, found.devices)
 
 

@@ -27,7 +27,11 @@ class Instruction(NamedTuple):
     def attribute(self, pattern: str) -> str | None:
         """The first group of a pattern in its attributes."""
         found = re.search(pattern, self.rest)
-        return found and found.group(1)
+        return None if found is None else found.group(1)
+
+    def needed(self, pattern: str) -> str:
+        """The same of an attribute without which nothing can be counted."""
+        return _needed(re.compile(pattern), self.rest)
 
 
 class Program:
@@ -36,7 +40,7 @@ class Program:
     def __init__(self, text: str) -> None:
         self.instructions = list(_parse(text))
         self._shapes = {i.name: i.shapes for i in self.instructions}
-        self.entry = _ENTRY.search(text).group(1)
+        self.entry = _needed(_ENTRY, text)
 
     def operand_shape(self, instruction: Instruction, index: int) -> tuple[int, ...]:
         """Of an operand that is an array."""
@@ -48,7 +52,7 @@ class Program:
 
     def kernels(self) -> dict[str, int]:
         """{target: how often it is called} of the custom kernels that compute attention."""
-        found = Counter(i.attribute(_TARGET) for i in self.instructions if i.opcode == _CUSTOM)
+        found = Counter(i.needed(_TARGET) for i in self.instructions if i.opcode == _CUSTOM)
         wanted = ("tpu_custom_call", "__cudnn$fmha")
         return {name: n for name, n in sorted(found.items()) if name.startswith(wanted)}
 
@@ -59,6 +63,13 @@ _ENTRY = re.compile(r"^ENTRY %([\w.-]+) ", re.MULTILINE)
 _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%([\w.-]+) = (\(.*?\)|\S+) ([\w-]+)\((.*)$")
 _SHAPE = re.compile(r"\b([a-z]+\d*\w*)\[([\d,]*)\]")
 _SIZES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, "s64": 8, "u64": 8}
+
+
+def _needed(pattern: re.Pattern[str], text: str) -> str:
+    found = pattern.search(text)
+    if found is None:
+        raise LookupError(f"no {pattern.pattern} in this HLO: {text[:200]}")
+    return found.group(1)
 
 
 def _parse(text: str) -> Iterator[Instruction]:
@@ -87,19 +98,19 @@ def product_flops(program: Program) -> int:
 def _flops(program: Program, i: Instruction) -> int:
     if i.opcode == "dot":
         sides = program.operand_shape(i, 0)
-        dims = i.attribute(r"lhs_contracting_dims=\{([\d,]*)\}")
+        dims = i.needed(r"lhs_contracting_dims=\{([\d,]*)\}")
         return 2 * math.prod(i.shapes[0][1]) * _contracted(sides, dims.split(","))
     if i.opcode == "convolution":  # what products are on a TPU
         kernel = program.operand_shape(i, 1)
-        labels = i.attribute(r"dim_labels=\w+?_(\w+)->")
+        labels = i.needed(r"dim_labels=\w+?_(\w+)->")
         return 2 * math.prod(i.shapes[0][1]) * math.prod(kernel) // kernel[labels.index("o")]
     if i.opcode != _CUSTOM:
         return 0
-    target = i.attribute(_TARGET)
+    target = i.needed(_TARGET)
     if target == "tpu_custom_call":  # Pallas: what the kernel says of itself
         return int(i.attribute(r'"cost_estimate":\{"flops":"(\d+)"') or 0)
     if target.startswith("__cublas"):
-        dims = i.attribute(r'"lhs_contracting_dimensions":(\[[^\]]*\])')
+        dims = i.needed(r'"lhs_contracting_dimensions":(\[[^\]]*\])')
         sides = program.operand_shape(i, 0)
         return 2 * math.prod(i.shapes[0][1]) * _contracted(sides, json.loads(dims))
     if target.startswith("__cudnn$fmha"):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from jaxbert.plan.compile import DoesNotFit, Plan
+from jaxbert.errors import DoesNotFit
+from jaxbert.plan.compile import Plan
 from jaxbert.plan.hardware import CHIPS, parse_topology
 
 CLOSE = 1 / 16
