@@ -6,41 +6,26 @@ F feed-forward width, V vocabulary, C classes, S segments in a packed row.
 Names are loaded on first use, so that importing the package costs nothing.
 """
 
-from __future__ import annotations
-
-import importlib
-from typing import Any
+from jaxbert.lazy import lazy
+from jaxbert.models.auto import AUTO_CLASSES, FAMILIES
 
 __version__ = "0.1.0"
 
-_HOME = {
+_HOMES = {
     "jaxbert.models": (
-        "BertConfig",
-        "BertForMaskedLM",
-        "BertForMultipleChoice",
-        "BertForNextSentencePrediction",
-        "BertForPreTraining",
-        "BertForQuestionAnswering",
-        "BertForSequenceClassification",
-        "BertForTokenClassification",
-        "BertModel",
+        *(name for family in FAMILIES.values() for name in family.names),
+        *AUTO_CLASSES,
+        "AutoConfig",
+        "EncoderConfig",
         "merge_model",
         "split_model",
     ),
-    "jaxbert.data": ("Examples", "load_demo", "load_examples", "load_tokenizer"),
-    "jaxbert.optim": ("OptimizerConfig", "STRATEGIES", "make_optimizer"),
-    "jaxbert.training": ("TrainConfig", "Trainer"),
+    "jaxbert.data": ("Examples", "load_demo", "load_texts", "load_tokenizer"),
+    "jaxbert.errors": ("DivergedError", "InputError"),
+    "jaxbert.optim": ("OptimizerConfig", "RatePlan", "STRATEGIES", "make_optimizer"),
+    "jaxbert.tasks": ("TASKS", "Task", "load_examples"),
+    "jaxbert.training": ("Predictor", "TrainConfig", "Trainer", "assemble", "embed"),
 }
-_MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
-__all__ = [*sorted(_MODULE_OF), "__version__"]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module 'jaxbert' has no attribute {name!r}")
-    return getattr(importlib.import_module(_MODULE_OF[name]), name)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__, _names = lazy(__name__, _HOMES)
+__all__ = [*_names, "__version__"]

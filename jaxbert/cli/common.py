@@ -1,0 +1,192 @@
+"""What several commands do: models and predictors from options, examples, tables of numbers.
+
+The classes of models, of `Trainer` and of its relatives are named here and nowhere else in `cli`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jaxbert.cli.options import FindOptions, InferOptions
+from jaxbert.errors import InputError
+
+if TYPE_CHECKING:
+    from jaxbert.data import Examples
+    from jaxbert.models import EncoderConfig
+    from jaxbert.training import Predictor, Trainer
+
+
+def keep_compiled_programs() -> None:
+    """Lets JAX find the programs that an earlier command compiled."""
+    import jax
+
+    from jaxbert.data import cache_directory
+
+    jax.config.update("jax_compilation_cache_dir", str(cache_directory() / "programs"))
+
+
+def find_model(options: FindOptions | InferOptions) -> Path:
+    """The directory of the model."""
+    from jaxbert.weights.directory import model_directory
+
+    return model_directory(options.model, options.revision)
+
+
+def read_config(model: str) -> EncoderConfig:
+    """The configuration of a published model by name, of a directory, or of a hub id."""
+    from jaxbert.models.auto import AutoConfig, presets
+
+    if model in presets():
+        return AutoConfig.preset(model)
+    return AutoConfig.from_pretrained(model)
+
+
+def shapes_of_parameters(config: EncoderConfig) -> Any:
+    """The parameters that fine-tuning moves, as shapes: nothing is computed."""
+    from flax import nnx
+
+    from jaxbert.tasks import TEXT_CLASSIFICATION, task_class
+
+    build = task_class(TEXT_CLASSIFICATION, config.model_type)
+    return nnx.to_pure_dict(nnx.eval_shape(lambda: nnx.state(build(config, rngs=nnx.Rngs(0)))))
+
+
+def load_model(options: FindOptions, directory: Path, train: Examples, seed: int) -> Any:
+    """A pre-trained model with a head for these examples, drawn with the seed where it is new."""
+    from jaxbert import tasks
+
+    task = tasks.get_task(options.task or train.task or tasks.TEXT_CLASSIFICATION)
+    compute = dataclasses.asdict(options.compute)
+    return tasks.load_model(task, directory, examples=train, seed=seed, **compute)[0]
+
+
+def make_trainer(options: FindOptions, model: Any, directory: Path, **more: Any) -> Trainer:
+    """What fine-tunes that model.
+
+    Args:
+      more: of the arguments of `Trainer`.
+    """
+    from jaxbert.data import load_tokenizer
+    from jaxbert.training import Trainer
+
+    settings = {"config": options.training, "task": options.task, **more}
+    return Trainer(model, load_tokenizer(directory), **settings)
+
+
+def make_predictor(options: InferOptions) -> Predictor:
+    """What evaluates, and predicts with, a model that has been fine-tuned."""
+    from jaxbert import tasks
+    from jaxbert.data import load_tokenizer
+    from jaxbert.training import Predictor, make_engine
+
+    keep_compiled_programs()
+    directory = find_model(options)
+    task = tasks.get_task(options.task or tasks.TEXT_CLASSIFICATION)
+    compute = dataclasses.asdict(options.compute)
+    model, report = tasks.load_model(task, directory, **compute)
+    if report.initialized:
+        raise InputError(
+            f"{options.model} is not fine-tuned: it lacks {', '.join(report.initialized)}; "
+            "run jaxbert finetune first"
+        )
+    training = options.training
+    predictor = Predictor(
+        model,
+        load_tokenizer(directory),
+        batch_size=training.batch_size,
+        max_length=training.max_length,
+        engine=make_engine(training.parallel, training.mesh),
+    )
+    if options.task not in (None, predictor.task.name):
+        raise InputError(
+            f"--task {options.task}: {options.model} is for {predictor.task.name}; leave --task "
+            "out, or give another model"
+        )
+    return predictor
+
+
+def load_encoder(options: InferOptions) -> tuple[Any, Any]:
+    """(a model without a head, its tokenizer)."""
+    from jaxbert.data import load_tokenizer
+    from jaxbert.models import AutoModel
+
+    keep_compiled_programs()
+    directory = find_model(options)
+    compute = dataclasses.asdict(options.compute)
+    return AutoModel.from_pretrained(directory, **compute), load_tokenizer(directory)
+
+
+def read_training_examples(options: FindOptions) -> Examples:
+    """Of --train, for the task at hand."""
+    from jaxbert import tasks
+
+    return tasks.load_examples(
+        options.train,
+        split=options.splits.train_split,
+        task=options.task,
+        **dataclasses.asdict(options.columns),
+    )
+
+
+def read_texts(options: InferOptions, source: str) -> Examples:
+    """Examples without labels from a file or the hub, or from standard input: a text a line."""
+    from jaxbert import data
+
+    if source == "-":
+        return data.Examples(_lines_of_input(), source="standard input")
+    columns = options.columns
+    return data.load_texts(
+        source,
+        split=options.split,
+        text_column=columns.text_column,
+        text_pair_column=columns.text_pair_column,
+    )
+
+
+def _lines_of_input() -> tuple[str, ...]:
+    try:
+        text = sys.stdin.buffer.read().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"standard input is not UTF-8: {error}") from None
+    # Not splitlines(): that also splits at U+2028, form feeds and the like, which are part of a
+    # text.
+    lines = text.removesuffix("\n").split("\n")
+    if not text:
+        raise InputError("standard input is empty: want a text a line")
+    return tuple(line.removesuffix("\r") for line in lines)
+
+
+def free_file(path: str, *, overwrite: bool) -> Path:
+    """The path of a file to write, which must not be there already."""
+    if Path(path).exists() and not overwrite:
+        raise FileExistsError(f"{path} is there already; add --overwrite to replace it")
+    return Path(path)
+
+
+def check_finite(scores: Mapping[str, float], where: str) -> None:
+    """Raises InputError naming every score that is no finite number."""
+    bad = [f"{name} {value}" for name, value in scores.items() if not math.isfinite(value)]
+    if bad:
+        raise InputError(
+            f"{where}: {', '.join(bad)}: the model computes no finite numbers there; train it with "
+            "a lower learning rate, or compute in float32"
+        )
+
+
+def number(value: float) -> str:
+    """As in tables."""
+    return str(value) if isinstance(value, int) else f"{value:.4f}"
+
+
+def print_table(header: list[str], rows: Iterable[list[str]]) -> None:
+    """Columns of one width; the first aligned to the left, the others to the right."""
+    lines = [header, *rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for first, *rest in lines:
+        cells = [first.ljust(widths[0]), *map(str.rjust, rest, widths[1:])]
+        print("  ".join(cells).rstrip())

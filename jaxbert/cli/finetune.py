@@ -1,0 +1,209 @@
+"""`jaxbert finetune` and `jaxbert demo`."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import logging
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jaxbert.atomic import write_text
+from jaxbert.cli import common, flags
+from jaxbert.cli.options import SETTINGS, FinetuneOptions, resolve
+
+if TYPE_CHECKING:
+    from jaxbert.data import Examples
+
+
+def add_flags(parser: flags.Parser) -> None:
+    """Of `jaxbert finetune`."""
+    parser.usage = "%(prog)s --model DIR_OR_ID --train FILE_OR_ID --output DIR [flags]"
+    flags.add_flags(parser, FinetuneOptions)
+    run_flags = parser.section("run")
+    run_flags.add_argument(
+        "--config", metavar="FILE", help="TOML or JSON file of these settings; flags win over it"
+    )
+    add_set_flag(parser)
+    run_flags.add_argument("--overwrite", action="store_true", help="delete the run in --output")
+    run_flags.add_argument("--resume", action="store_true", help="continue the run in --output")
+    hardware = parser.section("hardware")
+    hardware.add_argument(
+        "--distributed",
+        action="store_true",
+        help="one of several processes, which the cluster names (SLURM, GKE, TPU pods) or these:",
+    )
+    hardware.add_argument("--coordinator", metavar="HOST:PORT", help="of process 0")
+    hardware.add_argument("--processes", type=int, metavar="N", help="how many there are")
+    hardware.add_argument(
+        "--process-index", type=int, metavar="N", help="which one this is, from 0"
+    )
+
+
+def add_set_flag(parser: flags.Parser) -> None:
+    """--set, which reaches what has no flag."""
+    parser.section("run").add_argument(
+        "--set",
+        action="append",
+        metavar="PLACE=VALUE",
+        help="any setting by its place in a file, as training.optimizer.schedule_options.end=0.1; "
+        "repeatable",
+    )
+
+
+def add_demo_flags(parser: flags.Parser) -> None:
+    """Of `jaxbert demo`."""
+    flags.add_flags(parser, FinetuneOptions, only=("compute.dtype", "training.seed"))
+    run_flags = parser.section("run")
+    run_flags.add_argument(
+        "--output",
+        metavar="DIR",
+        default="runs/demo",
+        help="directory for the run (default: %(default)s)",
+    )
+    run_flags.add_argument("--overwrite", action="store_true", help="train again")
+
+
+def run(args: argparse.Namespace) -> None:
+    """`jaxbert finetune`."""
+    config = args.config
+    if args.resume and not config and getattr(args, "output", None):
+        config = Path(args.output) / SETTINGS
+        if not config.is_file():
+            raise FileNotFoundError(f"{args.output} holds no run to resume ({SETTINGS} is missing)")
+    options = resolve(FinetuneOptions, vars(args), config)
+    if args.distributed:
+        from jaxbert.training.distributed import is_first, start
+
+        start(args.coordinator, args.processes, args.process_index)
+        if not is_first():
+            logging.getLogger("jaxbert").setLevel(logging.WARNING)
+    finetune(options, overwrite=args.overwrite, resume=args.resume)
+
+
+def demo(args: argparse.Namespace) -> None:
+    """`jaxbert demo`."""
+    from jaxbert.data import load_demo
+    from jaxbert.training.record import RUN, read_run
+
+    output = Path(args.output)
+    stopped = (output / RUN).is_file() and not args.overwrite
+    if stopped:
+        finished = read_run(output)
+        if "scores" in finished:
+            print("this run is finished already; --overwrite trains again", file=sys.stderr)
+            _print_results(finished, output)
+            return
+    files = load_demo()
+    settings = {
+        **vars(args),
+        "model": str(files.model),
+        "train": str(files.train),
+        "eval": str(files.dev),
+        "test": (str(files.test), *map(str, files.out_of_domain.values())),
+    }
+    finetune(resolve(FinetuneOptions, settings), overwrite=args.overwrite, resume=stopped)
+
+
+def finetune(options: FinetuneOptions, *, overwrite: bool, resume: bool) -> None:
+    """Fine-tunes, scores the examples of --eval and --test, and prints the table."""
+    from jaxbert.data import cache_directory
+    from jaxbert.training.distributed import is_first
+    from jaxbert.training.record import read_run, write_run
+
+    common.keep_compiled_programs()
+    train = common.read_training_examples(options)
+    examples = _read_others(options, train)
+    directory = common.find_model(options)
+    trainer = common.make_trainer(
+        options,
+        common.load_model(options, directory, train, options.training.seed),
+        directory,
+        train=train,
+        evaluation=examples.get((options.eval, options.splits.eval_split))
+        if options.eval
+        else None,
+        output=options.output,
+        overwrite=overwrite,
+        resume=resume,
+        about={"model": options.model, "strategy": options.strategy},
+        cache_dir=cache_directory() / "tokens",
+    )
+    output = Path(options.output)
+    if is_first():
+        write_text(output / SETTINGS, options.to_json())
+    trainer.fit()
+    names = _names(list(examples))
+    scores = {
+        names[place]: {"examples": len(found), **trainer.evaluate(found)}
+        for place, found in examples.items()
+    }
+    for name, found in scores.items():
+        common.check_finite(found, name)
+    if not is_first():
+        return
+    finished = read_run(output) | {"scores": scores, "peak_memory_bytes": _peak_memory()}
+    write_run(output, finished)
+    _print_results(finished, output)
+
+
+Place = tuple[str, str | None]  # (path or hub id, split)
+
+
+def _read_others(options: FinetuneOptions, train: Examples) -> dict[Place, Examples]:
+    """The examples of --eval and of every --test, with labels that mean what those of --train do.
+
+    No place twice, even if it is named twice.
+    """
+    from jaxbert import tasks
+
+    splits = options.splits
+    places = [(options.eval, splits.eval_split)] if options.eval else []
+    places += [(path, splits.test_split) for path in options.test]
+    known: dict[str, Any] = {"label_names": train.label_names, "task": train.task}
+    columns: dict[str, Any] = dataclasses.asdict(options.columns)
+    return {
+        (path, split): tasks.load_examples(path, split=split, **columns, **known)
+        for path, split in dict.fromkeys(places)
+    }
+
+
+def _names(places: list[Place]) -> dict[Place, str]:
+    """What each is called in the results: its stem, or its path where two share a stem."""
+    stems = [Path(path).stem for path, _ in places]
+    paths = [path for path, _ in places]
+    names = {}
+    for place, stem in zip(places, stems, strict=True):
+        path, split = place
+        name = stem if stems.count(stem) == 1 else path
+        names[place] = name if paths.count(path) == 1 else f"{name}[{split}]"
+    return names
+
+
+def _peak_memory() -> int:
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _print_results(run: dict[str, Any], output: Path) -> None:
+    scores = run["scores"]
+    names = list(next(iter(scores.values()), {}))
+    rows = [[name, *map(common.number, values.values())] for name, values in scores.items()]
+    if rows:
+        common.print_table(["data", *names], rows)
+    compilation, data = run["compilation"], run["data"]
+    print(
+        f"{run['step']} steps in {run['seconds']:.0f} s, of which {compilation['seconds']:.0f} s "
+        f"compiling {len(compilation['train_shapes'])} of at most "
+        f"{compilation['possible_shapes']} batch shapes; "
+        f"{run['seconds_waiting_for_data']:.1f} s waiting for data; "
+        f"peak memory {run['peak_memory_bytes'] / 2**30:.2f} GiB"
+    )
+    print(
+        f"{data['packing_efficiency']:.0%} of the computed tokens are text, "
+        f"{data['truncated_examples']} examples were cut to "
+        f"{run['config']['max_length']} tokens"
+    )
+    print(f"model, metrics and configuration: {output}")

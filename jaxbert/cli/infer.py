@@ -1,0 +1,159 @@
+"""`jaxbert evaluate`, `jaxbert predict` and `jaxbert embed`: what a model says of texts."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jaxbert.cli import common, flags
+from jaxbert.cli.options import EmbedOptions, InferOptions, PredictOptions, resolve
+from jaxbert.errors import InputError
+
+# What of the way a model trains and is computed matters where it only computes.
+_FOREIGN = (
+    "compute.gradient_checkpointing",
+    "training.epochs",
+    "training.eval_batch_size",
+    "training.seed",
+    "training.layout",
+    "training.accumulation",
+    "training.label_smoothing",
+    "training.eval_every",
+    "training.metric",
+    "training.patience",
+    "training.checkpoint_every",
+    "training.keep_checkpoints",
+    "training.log_every",
+    "training.optimizer",
+)
+
+
+def add_evaluate_flags(parser: flags.Parser) -> None:
+    """Of `jaxbert evaluate`."""
+    parser.usage = "%(prog)s data [data ...] --model DIR_OR_ID [flags]"
+    parser.add_argument("data", nargs="+", help="labelled examples: files or hub data sets")
+    flags.add_flags(parser, InferOptions, without=_FOREIGN)
+
+
+def add_predict_flags(parser: flags.Parser) -> None:
+    """Of `jaxbert predict`."""
+    parser.usage = "%(prog)s [data] --model DIR_OR_ID [flags]"
+    _add_texts(parser)
+    flags.add_flags(parser, PredictOptions, without=(*_FOREIGN, "columns.label_column"))
+
+
+def add_embed_flags(parser: flags.Parser) -> None:
+    """Of `jaxbert embed`."""
+    parser.usage = "%(prog)s [data] --model DIR_OR_ID --output FILE [flags]"
+    _add_texts(parser)
+    flags.add_flags(parser, EmbedOptions, without=(*_FOREIGN, "columns.label_column", "task"))
+    # As it was first spelled.
+    parser.add_argument(
+        "--normalise",
+        dest="normalize",
+        action="store_true",
+        default=argparse.SUPPRESS,
+        help=argparse.SUPPRESS,
+    )
+
+
+def _add_texts(parser: flags.Parser) -> None:
+    parser.add_argument(
+        "data",
+        nargs="?",
+        default="-",
+        help="a file or a hub data set; left out or -, a text a line from standard input",
+    )
+
+
+def evaluate(args: argparse.Namespace) -> None:
+    """`jaxbert evaluate`."""
+    options = resolve(InferOptions, vars(args))
+    predictor = common.make_predictor(options)
+    config = predictor.config
+    labels = config.id2label or tuple(map(str, range(config.num_labels)))
+    scores = {}
+    for source in args.data:
+        examples = predictor.task.read(
+            source,
+            split=options.split,
+            label_names=labels,
+            **dataclasses.asdict(options.columns),
+        )
+        scores[source] = {"examples": len(examples), **predictor.evaluate(examples)}
+        common.check_finite(scores[source], source)
+    header = ["data", *next(iter(scores.values()))]
+    rows = ([source, *map(common.number, row.values())] for source, row in scores.items())
+    common.print_table(header, rows)
+
+
+def predict(args: argparse.Namespace) -> None:
+    """`jaxbert predict`."""
+    options = resolve(PredictOptions, vars(args))
+    output = None
+    if options.output is not None:
+        output = common.free_file(options.output, overwrite=options.overwrite)
+    predictor = common.make_predictor(options)
+    texts = common.read_texts(options, args.data)
+    lines = _json_lines(predictor.predict(texts), texts.source)
+    if output is None:
+        sys.stdout.writelines(lines)
+        sys.stdout.flush()
+    else:
+        output.write_text("".join(lines), encoding="utf-8")
+
+
+def _json_lines(rows: Sequence[Mapping[str, Any]], source: str) -> list[str]:
+    """A line for each row.
+
+    Raises:
+      InputError: a number that is not finite, for which JSON has no word.
+    """
+    lines = []
+    for index, row in enumerate(rows, 1):
+        try:
+            lines.append(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
+        except ValueError:
+            raise _not_finite(source, index) from None
+    return lines
+
+
+def _not_finite(source: str, row: int) -> InputError:
+    return InputError(
+        f"{source}: what the model computes for text {row} (counted from 1) is no finite number; "
+        "try --dtype float32, or another model"
+    )
+
+
+def embed(args: argparse.Namespace) -> None:
+    """`jaxbert embed`."""
+    import numpy as np
+
+    from jaxbert.training import embed as embed_texts
+
+    options = resolve(EmbedOptions, vars(args))
+    output = common.free_file(options.output, overwrite=options.overwrite)
+    if output.suffix != ".npy":
+        raise InputError(f"--output {output}: want a name that ends in .npy")
+    model, tokenizer = common.load_encoder(options)
+    texts = common.read_texts(options, args.data)
+    vectors = embed_texts(
+        model,
+        tokenizer,
+        texts,
+        pooling=options.pooling,
+        normalize=options.normalize,
+        batch_size=options.training.batch_size,
+        max_length=options.training.max_length,
+        parallel=options.training.parallel,
+        mesh=options.training.mesh,
+    )
+    finite = np.isfinite(vectors).all(axis=1)
+    if not finite.all():
+        raise _not_finite(texts.source, int(finite.argmin()) + 1)
+    np.save(output, vectors)
+    print(f"{output}: {vectors.shape[0]} vectors of width {vectors.shape[1]}")
