@@ -1,5 +1,9 @@
-"""Eight CPU devices and no network, set before jax is imported."""
+"""Strict arithmetic, shapes checked against the signatures, eight CPU devices and no network.
 
+All of it set before jax, or anything of ours, is imported.
+"""
+
+import logging
 import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -8,3 +12,26 @@ os.environ["XLA_FLAGS"] = (
 )
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import jax
+import pytest
+from jaxtyping import install_import_hook
+
+# int32 + float32 and [3] + [2, 3] are mistakes until somebody says that they are meant.
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+# What says Float[Array, "B L D"] is given that, and the same B everywhere in a call.
+ARRAYS = (
+    "models.attention models.dropout models.encoder models.heads models.kernels models.model"
+    " models.primitives models.visibility tasks.losses training.embedding training.step"
+)
+install_import_hook([f"jaxbert.{module}" for module in ARRAYS.split()], "beartype.beartype")
+
+
+@pytest.fixture(autouse=True)
+def _the_loggers_level_stays():
+    """Commands set the level of the logger "jaxbert"; a test must not find what another has set."""
+    logger = logging.getLogger("jaxbert")
+    before = logger.level
+    yield
+    logger.setLevel(before)

@@ -1,15 +1,15 @@
 """Where a step's time goes, as `benchmarks.breakdown` finds it."""
 
-import jax
 import numpy as np
 import pytest
 from flax import nnx
 
 from benchmarks import breakdown
-from jaxbert.models import BertConfig, BertForSequenceClassification, Compute, split_model
-from jaxbert.optim import OptimizerConfig, make_optimizer, trainable_mask
-from jaxbert.training.losses import classification
-from jaxbert.training.step import init_state, make_train_step
+from jaxbert.models import BertConfig, BertForSequenceClassification
+from jaxbert.tasks import TEXT_CLASSIFICATION
+from jaxbert.training.assemble import assemble
+from jaxbert.training.config import TrainConfig
+from jaxbert.training.engines import make_engine
 
 
 def test_operations_at_the_same_time_share_it():
@@ -24,20 +24,19 @@ def text():
         vocab_size=50, hidden_size=64, num_hidden_layers=2, num_attention_heads=2,
         intermediate_size=128, max_position_embeddings=64,
     )  # fmt: skip
-    model = BertForSequenceClassification(config, rngs=nnx.Rngs(0), compute=Compute())
-    graphdef, params = split_model(model)
-    settings = OptimizerConfig()
-    optimizer = make_optimizer(settings, params, 10, 10)
-    step = make_train_step(
-        graphdef, optimizer, classification, trainable=trainable_mask(settings, params)
-    )
+    model = BertForSequenceClassification(config, rngs=nnx.Rngs(0))
+    training = TrainConfig(batch_size=4, max_length=64)
+    assembled = assemble(model, TEXT_CLASSIFICATION, training, make_engine(), 10)
     ids = np.ones((4, 64), np.int32)
     one = np.ones((4, 1), np.int32)
     batch = {
         "input_ids": ids, "segment_ids": ids, "position_ids": ids, "segment_starts": 0 * one,
         "labels": 0 * one, "weights": one.astype(np.float32), "token_index": ids.astype(np.uint32),
     }  # fmt: skip
-    return jax.jit(step).lower(init_state(params, optimizer, 0), batch).compile().as_text()
+    rates = {group: np.float32(1e-4) for group in assembled.plan.peaks}
+    assembled.step(assembled.state, batch, rates)
+    (program,) = assembled.step.programs.values()
+    return program.call.as_text()
 
 
 def test_every_operation_has_a_part(text):

@@ -43,7 +43,7 @@ def test_a_recipe_calls_what_there_is(tmp_path, name, environment, resume):
         environment = environment | {"RESUME": "1"}
     words = dry_run(name, tmp_path, **environment)
     (start,) = [i for i, word in enumerate(words) if word.endswith("jaxbert")]
-    args = cli._parser().parse_args(words[start + 1 :])
+    args = cli.make_parser().parse_args(words[start + 1 :])
     assert args.output == str(tmp_path)
     assert args.resume == resume
     assert args.distributed == (name != "gpu_node.sh")

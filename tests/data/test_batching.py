@@ -26,12 +26,13 @@ def make(lengths, labels="classes", token_labels=False, truncated=0):
         "numbers": np.arange(len(lengths), dtype=np.float32) / 2,
         None: None,
     }
+    per_token = (position - 100).astype(np.int32)
     return Tokenized(
         input_ids=(1000 * (example + 1) + position).astype(np.int32),
         token_type_ids=(position % 2).astype(np.int32),
         offsets=offsets,
-        labels=values[labels],
-        token_labels=(position - 100).astype(np.int32) if token_labels else None,
+        labels=per_token if token_labels else values[labels],
+        label_layout="token" if token_labels else "example",
         truncated=truncated,
     )
 
@@ -69,7 +70,7 @@ def check_format(batch, batches, tokenized):
     absent = batch["weights"] == 0
     assert np.array_equal(absent, batch["example_ids"] < 0)
     assert not batch["segment_starts"][absent].any()
-    if tokenized.labels is None and tokenized.token_labels is None:
+    if tokenized.labels is None:
         assert "labels" not in batch
 
 
@@ -88,9 +89,9 @@ def check_content(batch, tokenized, members):
         slot = members.tolist().index(example)
         index = batch["token_index"][row, columns]
         assert np.array_equal(index, slot * MAX_LENGTH + np.arange(end - start))
-        if tokenized.token_labels is not None:
+        if tokenized.label_layout == "token":
             labels = batch["labels"][row, columns]
-            assert np.array_equal(labels, tokenized.token_labels[start:end])
+            assert np.array_equal(labels, tokenized.labels[start:end])
         elif tokenized.labels is not None:
             assert batch["labels"][row, number] == tokenized.labels[example]
             assert batch["labels"].dtype == tokenized.labels.dtype
@@ -101,7 +102,7 @@ def check_content(batch, tokenized, members):
     assert tokens == (~padding).sum()
     for name in ("input_ids", "token_type_ids", "position_ids", "token_index"):
         assert not batch[name][padding].any()
-    if tokenized.token_labels is not None:
+    if tokenized.label_layout == "token":
         assert (batch["labels"][padding] == -100).all()
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from jaxbert.data import demo
 from jaxbert.data.demo import DATA_ARCHIVE, MODEL_ARCHIVE, cache_directory, load_demo, split_of
-from jaxbert.data.sources import load_examples
+from jaxbert.tasks import load_examples
 
 MOVIES = [(str(i), "1.5" if i % 3 else "-0.5", f'Film "{i}", naïve — {i}') for i in range(60)]
 RATINGS = {

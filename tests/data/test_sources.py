@@ -5,7 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from jaxbert.data.sources import CLASSIFICATION, REGRESSION, Examples, load_examples
+from jaxbert.data import Examples
+from jaxbert.tasks.text_classification import CLASSIFICATION, REGRESSION, load_examples
 
 TEXTS = ("a", "b", "c", "d")
 
@@ -32,7 +33,7 @@ def _load(labels, **options):
 def test_classes_and_their_order(labels, names, indices):
     examples = _load(labels)
     assert examples.label_names == names
-    assert examples.problem_type == CLASSIFICATION
+    assert examples.task == CLASSIFICATION
     assert examples.labels.dtype == np.int32
     assert examples.labels.tolist() == indices
 
@@ -48,7 +49,7 @@ def test_classes_and_their_order(labels, names, indices):
 )
 def test_decimals_mean_regression(labels, numbers):
     examples = _load(labels)
-    assert examples.problem_type == REGRESSION
+    assert examples.task == REGRESSION
     assert examples.label_names is None
     assert examples.labels.dtype == np.float32
     np.testing.assert_allclose(examples.labels, numbers)
@@ -60,15 +61,15 @@ def test_labels_are_mapped_onto_the_models_names():
     assert _load([2, 0], label_names=("0", "1", "2")).labels.tolist() == [2, 0]
     assert _load([1, 0], label_names=("LABEL_0", "LABEL_1")).labels.tolist() == [1, 0]
     decimals = _load(["1.0", "0.0"], label_names=("0.0", "1.0"))
-    assert (decimals.problem_type, decimals.labels.tolist()) == (CLASSIFICATION, [1, 0])
+    assert (decimals.task, decimals.labels.tolist()) == (CLASSIFICATION, [1, 0])
 
 
-def test_the_models_problem_type_decides():
-    examples = _load(["3", "4"], problem_type=REGRESSION)
+def test_a_task_that_is_named_decides():
+    examples = _load(["3", "4"], task=REGRESSION)
     assert examples.labels.dtype == np.float32
-    assert _load(["3.0", "2.5"], problem_type=CLASSIFICATION).label_names == ("2.5", "3.0")
-    with pytest.raises(ValueError, match=r"problem_type='multi': want 'single_label_classif"):
-        _load(["a", "b"], problem_type="multi")
+    assert _load(["3.0", "2.5"], task=CLASSIFICATION).label_names == ("2.5", "3.0")
+    with pytest.raises(ValueError, match=r"task='multi': want 'text-classification'"):
+        _load(["a", "b"], task="multi")
 
 
 def test_pairs_and_no_labels():
@@ -76,7 +77,7 @@ def test_pairs_and_no_labels():
     examples = load_examples(columns, text_column="q", text_pair_column="p")
     assert examples.texts == ("a", "")
     assert examples.pairs == ("c", "d")
-    assert examples.labels is examples.label_names is examples.problem_type is None
+    assert examples.labels is examples.label_names is examples.task is None
     assert len(examples) == 2
 
 
@@ -96,7 +97,7 @@ def test_a_file(tmp_path):
         ([[1], [0]], {}, r"has list where one label is wanted in data row 1, 2 .* another column"),
         (["a", "a"], {}, r"holds one label only, 'a': want at least two classes"),
         (["0.5", "n/a"], {}, r"has 'n/a' where decimals elsewhere make it a regression target"),
-        (["x", "y"], {"problem_type": REGRESSION}, r"has 'x' where decimals"),
+        (["x", "y"], {"task": REGRESSION}, r"has 'x' where decimals"),
         (
             ["neg", "neutral", "mixed"],
             {"label_names": ("neg", "pos")},

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
-from jaxbert.data import Batches, load_demo, load_examples, load_tokenizer, tokenize
+from jaxbert.data import Batches, load_demo, load_tokenizer, tokenize
+from jaxbert.tasks import load_examples
 
 # (examples, positive ones): those with a rating other than 0 of 10,605, 3,708, 5,190 and 4,200.
 COUNTS = {

@@ -9,6 +9,7 @@ import tiny
 from jaxbert.data import Batches, load_tokenizer, tokenize
 from jaxbert.lab.drift import Probe, linear_cka, neighbour_overlap, rsa, weight_drift
 from jaxbert.models import split_model
+from jaxbert.training.engines import JitEngine
 
 
 @pytest.fixture
@@ -71,11 +72,11 @@ def test_neighbour_overlap_by_hand():
 def test_weight_drift_by_hand():
     params = split_model(tiny.model())[1]
     moved = jax.tree.map(lambda leaf: leaf, params)
-    layer = moved["bert"]["encoder"]["layers"][1]
+    layer = moved["encoder"]["layers"][1]
     layer["output"]["kernel"] = layer["output"]["kernel"] + 0.01
-    moved["bert"]["pooler"] = jax.tree.map(lambda leaf: 1.5 * leaf, moved["bert"]["pooler"])
+    moved["encoder"]["pooler"] = jax.tree.map(lambda leaf: 1.5 * leaf, moved["encoder"]["pooler"])
     found = weight_drift(moved, params)
-    leaves = jax.tree.leaves(params["bert"]["encoder"]["layers"][1])
+    leaves = jax.tree.leaves(params["encoder"]["layers"][1])
     size = np.sqrt(sum(float(jnp.square(leaf).sum()) for leaf in leaves))
     assert found["layer_1"] == pytest.approx(0.01 * np.sqrt(24 * 16) / size, rel=1e-4)
     assert found["pooler"] == pytest.approx(0.5)
@@ -89,7 +90,7 @@ def test_a_probe_sees_the_changed_layer_and_those_above(tmp_path, layout):
     tokenized = tokenize(tiny.CLASSES, load_tokenizer(tmp_path), 16)
     batches = Batches(tokenized, 4, max_length=16, layout=layout)
     graphdef, params = split_model(tiny.model())
-    probe = Probe(graphdef, params, batches)
+    probe = Probe(graphdef, params, batches, JitEngine())
 
     same = probe.compare(params)
     assert all(
@@ -98,9 +99,9 @@ def test_a_probe_sees_the_changed_layer_and_those_above(tmp_path, layout):
     assert same["neighbour_overlap"] == 1
 
     changed = jax.tree.map(lambda leaf: leaf, params)
-    layer = changed["bert"]["encoder"]["layers"][1]
-    fresh = split_model(tiny.model(seed=1))[1]["bert"]["encoder"]["layers"][1]
-    changed["bert"]["encoder"]["layers"][1] = jax.tree.map(lambda _, new: 3 * new, layer, fresh)
+    layer = changed["encoder"]["layers"][1]
+    fresh = split_model(tiny.model(seed=1))[1]["encoder"]["layers"][1]
+    changed["encoder"]["layers"][1] = jax.tree.map(lambda _, new: 3 * new, layer, fresh)
     found = probe.compare(changed)
     for kind in ("cka", "rsa"):
         values = found["similarity"][kind]

@@ -6,6 +6,7 @@ import lab_journals
 import pytest
 from scipy import stats
 
+from jaxbert.errors import InputError
 from jaxbert.lab.journals import read, read_journal
 from jaxbert.lab.report import (
     budget,
@@ -125,9 +126,9 @@ def test_the_budget_and_the_command(tmp_path):
         "jaxbert lab run --strategies uniform,high --control uniform --train-sizes 200 --epochs 1 "
         "--grid 0.0001,0.0003 --seeds 3 --dtype float32 --output DIRECTORY"
     )
-    from jaxbert.cli import _parser
+    from jaxbert.cli import make_parser
 
-    _parser().parse_args(command(found).split()[1:])
+    make_parser().parse_args(command(found).split()[1:])
 
 
 def test_a_sweep(tmp_path):
@@ -147,7 +148,7 @@ def test_what_is_no_study(tmp_path):
     with pytest.raises(FileNotFoundError, match="holds neither a study nor a sweep"):
         read(tmp_path)
     (tmp_path / "study.json").write_text("{")
-    with pytest.raises(ValueError, match=r"study.json is no JSON"):
+    with pytest.raises(ValueError, match=r"study.json is not valid JSON.*; put it back"):
         read(tmp_path)
     (tmp_path / "study.json").write_text('{"version": 7}')
     with pytest.raises(ValueError, match="want version 1"):
@@ -160,5 +161,9 @@ def test_damaged_journals_are_all_named(study):
     with pytest.raises(ValueError, match=r"0.jsonl line 1 is no JSON; 1.jsonl line 1 .*; delete"):
         read(study)
     path = study / "runs/200/other/0.jsonl"
+    for content, message in ((b"\xff\xfe", "is no text"), (b"[]\n", "line 1 is no event")):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=f"0.jsonl {message}.*; delete them"):
+            read(study)
     path.write_text("")
     assert read_journal(path) is None

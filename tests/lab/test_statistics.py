@@ -1,5 +1,7 @@
 """Statistics against closed forms, scipy and hand-computed values."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -11,7 +13,7 @@ def test_the_interval_is_students():
     values = [0.81, 0.84, 0.79, 0.88, 0.83]
     found = mean_interval(values)
     low, high = stats.t.interval(0.95, 4, np.mean(values), stats.sem(values))
-    assert found == pytest.approx((np.mean(values), low, high, 5))
+    assert dataclasses.astuple(found) == pytest.approx((np.mean(values), low, high, 5))
     # By hand: two values 1 apart, t(.975, 1) = 12.706, standard error 1/2.
     assert mean_interval([1, 2]).high == pytest.approx(1.5 + 12.7062 / 2, rel=1e-4)
 

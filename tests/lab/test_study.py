@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tiny
 
+from jaxbert.errors import InputError
 from jaxbert.lab import run as lab_run
 from jaxbert.lab.data import Data, load_data, sample
 from jaxbert.lab.run import Laboratory
@@ -158,8 +159,8 @@ def test_a_seed_means_the_same_examples_and_head_for_every_strategy(whole):
 
 
 def test_runs_share_their_programs(laboratory, whole):
-    # Two: AdamW's at any rate, schedule and decay, and plain SGD's.
-    assert len(laboratory._programs) == 2
+    # Two: AdamW's at any rate, schedule and decay, and plain SGD's; and that of evaluation.
+    assert len(laboratory._programs) == 2 + 1
 
 
 def test_an_interrupted_study_ends_like_one_that_was_not(laboratory, whole, tmp_path, monkeypatch):
@@ -214,6 +215,21 @@ def test_a_strategy_from_a_file(laboratory, tmp_path):
     assert not (tmp_path / "out/grid/8/mine").exists()
 
 
+@pytest.mark.parametrize("content", [b'{"kind"', b"\xff\xfe", b"3"])
+def test_a_damaged_description_is_named(laboratory, tmp_path, content):
+    (tmp_path / "study.json").write_bytes(content)
+    with pytest.raises(InputError, match=r"study\.json .*; put it back, or give another --output"):
+        run_study(laboratory, make_study(), tmp_path, show=False)
+
+
+def test_a_journal_that_is_no_text_is_named(tmp_path):
+    (tmp_path / "0.jsonl").write_bytes(b"\xff\xfe")
+    with pytest.raises(InputError, match=r"0\.jsonl is no journal: .*; delete it to run it again"):
+        finished(tmp_path / "0.jsonl")
+    (tmp_path / "0.jsonl").write_text("[]")
+    assert finished(tmp_path / "0.jsonl") is None
+
+
 def test_a_sweep_runs_every_rate_with_every_decay(laboratory, tmp_path):
     sweep = Sweep(
         strategy=GENTLE, rates=(1e-3, 1e-2), decays=(1.0, 0.5), size=Size(8, 1), seeds=(0,)
@@ -263,8 +279,10 @@ def test_a_sample_is_drawn_once_and_whole():
 
 
 def test_data_must_be_classes(tmp_path):
-    unlabelled = dataclasses.replace(tiny.CLASSES, labels=None, problem_type=None)
-    with pytest.raises(ValueError, match=r"no classes: test \(regression\), other \(no labels\)"):
+    unlabelled = dataclasses.replace(tiny.CLASSES, labels=None, task=None)
+    with pytest.raises(
+        ValueError, match=r"no classes: test \(text-regression\), other \(no labels\)"
+    ):
         Data(tiny.CLASSES, tiny.CLASSES, tiny.NUMBERS, {"other": unlabelled}, tiny.CLASSES)
     (tmp_path / "a.csv").write_text("text,label\nfine,good\ndull,bad\n")
     (tmp_path / "plain.csv").write_text("text\nsome words\n")

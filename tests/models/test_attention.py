@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from tolerance import assert_close
 
-from jaxbert.models import Compute, Dropout, dropout_key
+from jaxbert.models import Compute, Dropout, Visibility, dropout_key
 from jaxbert.models.attention import attention
 from jaxbert.models.dropout import attention_bits, masked
 
@@ -15,11 +15,17 @@ ROWS, LENGTH, HEADS, WIDTH = 2, 16, 3, 8
 RNG = np.random.default_rng(0)
 MASK = np.arange(LENGTH) < np.array([[16], [11]])
 SEGMENTS = np.array([[1] * 7 + [2] * 9, [1] * 5 + [2] * 6 + [0] * 5])
+TOGETHER = (SEGMENTS[:, :, None] == SEGMENTS[:, None])[:, None]
+# Where each token stands in its own text: not its column.
+PLACES = np.array([[*range(7), *range(9)], [*range(5), *range(6), *[0] * 5]])
+NEAR = (np.abs(PLACES[:, :, None] - PLACES[:, None]) <= 2)[:, None]
 STATE = Dropout(dropout_key(0, 1), jnp.arange(ROWS * LENGTH, dtype=jnp.uint32).reshape(ROWS, -1))
 VISIBLE = {
-    "all": ({}, None),
-    "mask": ({"attention_mask": MASK}, MASK[:, None, None]),
-    "segments": ({"segment_ids": SEGMENTS}, (SEGMENTS[:, :, None] == SEGMENTS[:, None])[:, None]),
+    "all": ({}, None, None),
+    "mask": ({"attention_mask": MASK}, None, MASK[:, None, None]),
+    "segments": ({"segment_ids": SEGMENTS}, None, TOGETHER),
+    "window": ({"segment_ids": SEGMENTS, "position_ids": PLACES}, 2, TOGETHER & NEAR),
+    "window alone": ({}, 3, (np.abs(np.arange(16)[:, None] - np.arange(16)) <= 3)[None, None]),
 }
 
 
@@ -38,7 +44,7 @@ def plain(query, key, value, visible, state):
 @pytest.mark.parametrize("state", [None, STATE], ids=["still", "dropout"])
 @pytest.mark.parametrize("seen", VISIBLE)
 def test_values_and_gradients(seen, state, platform, dtype):
-    inputs, visible = VISIBLE[seen]
+    inputs, window, visible = VISIBLE[seen]
     arrays = RNG.normal(size=(4, ROWS, LENGTH, HEADS, WIDTH)).astype(np.float32)
     if dtype == "bfloat16":
         arrays = np.asarray(jnp.asarray(arrays, dtype), np.float32)
@@ -50,7 +56,8 @@ def test_values_and_gradients(seen, state, platform, dtype):
             query,
             key,
             value,
-            **inputs,
+            Visibility.of(**jax.tree.map(jnp.asarray, inputs)),
+            window=window,
             rate=RATE,
             site=SITE,
             dropout=state,

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxbert.models import PRESETS, BertConfig, BertModel, Compute
+from jaxbert.errors import InputError
+from jaxbert.models import BertConfig, BertModel, Compute
+from jaxbert.models.families.bert import PRESETS
 
 
 def count_parameters(config: BertConfig) -> int:
@@ -73,9 +75,22 @@ def test_keys_that_change_nothing_are_ignored():
     assert BertConfig.from_hf(hf) == BertConfig()
 
 
+def test_nothing_that_says_nothing_is_refused():
+    """Null says nothing, and transformers writes it; keys with _ are its own notes."""
+    hf = {"norm_first": None, "_name_or_path": "x", "embedding_size": 768, "pooler_fc_size": 768}
+    assert BertConfig.from_hf(hf) == BertConfig()
+
+
+def test_a_checkpoint_of_several_labels_has_an_encoder_too():
+    config = BertConfig.from_hf({"problem_type": "multi_label_classification"})
+    assert config.to_hf()["problem_type"] == "multi_label_classification"
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [
+        ("norm_first", True),
+        ("layer_scale", 0.1),
         ("position_embedding_type", "relative_key_query"),
         ("is_decoder", True),
         ("add_cross_attention", True),
@@ -104,8 +119,19 @@ def test_all_bad_fields_are_named_at_once():
         BertConfig(num_labels=2, id2label=("only",))
 
 
+def test_names_of_labels_differ():
+    with pytest.raises(InputError, match="id2label must have different names, got yes twice"):
+        BertConfig(num_labels=3, id2label=("yes", "no", "yes"))
+
+
+@pytest.mark.parametrize("given", [{"a": "x"}, {"1": "x"}, {"0": "x", "00": "y"}, ["x"], {None: 1}])
+def test_labels_are_numbered_from_0(given):
+    with pytest.raises(InputError, match=r"config\.json: id2label must number.*mend it there"):
+        BertConfig.from_hf({"id2label": given})
+
+
 def test_compute_names_unknown_dtypes():
-    with pytest.raises(ValueError, match="dtype='int8', param_dtype='float64'"):
+    with pytest.raises(ValueError, match=r"dtype='int8' must .*param_dtype='float64' must"):
         Compute(dtype="int8", param_dtype="float64")
 
 

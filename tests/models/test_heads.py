@@ -91,7 +91,7 @@ def test_packed_equals_padded_with_its_gradient(with_dropout):
     def loss(params, batch, pick):
         inputs, token_index = batch
         state = Dropout(dropout_key(3, 7), jnp.asarray(token_index)) if with_dropout else None
-        logits = pick(merge_model(graphdef, params)(**inputs, dropout=state))
+        logits = pick(merge_model(graphdef, params)(**inputs, dropout=state).logits)
         return jnp.sum(logits * jnp.arange(1.0, 13.0).reshape(4, 3)), logits
 
     run = jax.jit(jax.value_and_grad(loss, has_aux=True), static_argnums=2)
@@ -104,8 +104,8 @@ def test_packed_equals_padded_with_its_gradient(with_dropout):
 def test_segments_equal_an_attention_mask():
     model = BertForSequenceClassification(CONFIG, rngs=nnx.Rngs(0))
     inputs, _ = padded_batch()
-    by_mask = model(inputs["input_ids"], attention_mask=inputs["segment_ids"])
-    assert_close(model(**inputs)[:, 0], by_mask, terms=TERMS)
+    by_mask = model(inputs["input_ids"], attention_mask=inputs["segment_ids"]).logits
+    assert_close(model(**inputs).logits[:, 0], by_mask, terms=TERMS)
 
 
 def test_gradient_checkpointing_changes_no_value():
@@ -118,7 +118,7 @@ def test_gradient_checkpointing_changes_no_value():
 
         def loss(params, graphdef=graphdef):
             state = Dropout(dropout_key(0, 0), jnp.asarray(token_index))
-            return (merge_model(graphdef, params)(**inputs, dropout=state) ** 2).sum()
+            return (merge_model(graphdef, params)(**inputs, dropout=state).logits ** 2).sum()
 
         results.append(jax.jit(jax.value_and_grad(loss))(params))
         assert ("remat" in str(jax.make_jaxpr(jax.grad(loss))(params))) == checkpointing
@@ -130,17 +130,18 @@ def test_gradient_checkpointing_changes_no_value():
 @pytest.mark.parametrize("param_dtype", ["float32", "bfloat16"])
 def test_low_precision_is_near_float32_and_keeps_parameter_dtypes(param_dtype):
     inputs, _ = padded_batch()
-    exact = BertForSequenceClassification(CONFIG, rngs=nnx.Rngs(0))(**inputs)
+    exact = BertForSequenceClassification(CONFIG, rngs=nnx.Rngs(0))(**inputs).logits
     compute = Compute(dtype="bfloat16", param_dtype=param_dtype)
     graphdef, params = split_model(
         BertForSequenceClassification(CONFIG, rngs=nnx.Rngs(0), compute=compute)
     )
-    grads = jax.jit(jax.grad(lambda p: merge_model(graphdef, p)(**inputs).sum()))(params)
+    grads = jax.jit(jax.grad(lambda p: merge_model(graphdef, p)(**inputs).logits.sum()))(params)
     assert {leaf.dtype.name for leaf in jax.tree.leaves(grads)} == {param_dtype}
     model = merge_model(graphdef, params)
-    assert model(**inputs).dtype == jnp.float32
+    logits = model(**inputs).logits
+    assert logits.dtype == jnp.float32
     # A layer rounds both operands of six products to 8 bits, and adds them up in float32.
-    assert_close(model(**inputs), exact, terms=2 * 12, dtype="bfloat16")
+    assert_close(logits, exact, terms=2 * 12, dtype="bfloat16")
 
 
 def test_shapes_of_every_task():
@@ -151,17 +152,19 @@ def test_shapes_of_every_task():
     assert output.pooler_output.shape == (2, 16)
     assert [h.shape for h in output.hidden_states] == [(2, 6, 16)] * 3
     assert BertModel(CONFIG, rngs=rngs, add_pooling_layer=False)(ids).pooler_output is None
-    assert BertForSequenceClassification(CONFIG, rngs=rngs)(ids).shape == (2, 3)
-    assert BertForTokenClassification(CONFIG, rngs=rngs)(ids).shape == (2, 6, 3)
-    assert [x.shape for x in BertForQuestionAnswering(CONFIG, rngs=rngs)(ids)] == [(2, 6)] * 2
-    assert BertForMaskedLM(CONFIG, rngs=rngs)(ids).shape == (2, 6, 40)
-    assert BertForNextSentencePrediction(CONFIG, rngs=rngs)(ids).shape == (2, 2)
-    words, order = BertForPreTraining(CONFIG, rngs=rngs)(ids)
-    assert (words.shape, order.shape) == ((2, 6, 40), (2, 2))
+    assert BertForSequenceClassification(CONFIG, rngs=rngs)(ids).logits.shape == (2, 3)
+    assert BertForTokenClassification(CONFIG, rngs=rngs)(ids).logits.shape == (2, 6, 3)
+    answer = BertForQuestionAnswering(CONFIG, rngs=rngs)(ids)
+    assert (answer.start_logits.shape, answer.end_logits.shape) == ((2, 6), (2, 6))
+    assert BertForMaskedLM(CONFIG, rngs=rngs)(ids).logits.shape == (2, 6, 40)
+    assert BertForNextSentencePrediction(CONFIG, rngs=rngs)(ids).logits.shape == (2, 2)
+    both = BertForPreTraining(CONFIG, rngs=rngs)(ids)
+    assert both.prediction_logits.shape == (2, 6, 40)
+    assert both.seq_relationship_logits.shape == (2, 2)
     choices = jnp.ones((2, 4, 6), jnp.int32)
     state = Dropout(dropout_key(0, 0), jnp.arange(48, dtype=jnp.uint32).reshape(2, 4, 6))
     model = BertForMultipleChoice(CONFIG, rngs=rngs)
-    assert model(choices, attention_mask=choices, dropout=state).shape == (2, 4)
+    assert model(choices, attention_mask=choices, dropout=state).logits.shape == (2, 4)
 
 
 def test_dropout_reaches_every_site():
@@ -172,7 +175,20 @@ def test_dropout_reaches_every_site():
     for name in none:
         config = dataclasses.replace(CONFIG, **(none | {name: 0.5}))
         model = BertForSequenceClassification(config, rngs=nnx.Rngs(0))
-        assert np.abs(model(**inputs) - model(**inputs, dropout=state)).max() > 1e-3, name
+        assert (
+            np.abs(model(**inputs).logits - model(**inputs, dropout=state).logits).max() > 1e-3
+        ), name
+
+
+def test_what_is_not_hugging_faces_is_by_keyword_only():
+    """By position it would reach the encoder, and not the head."""
+    model = BertForSequenceClassification(CONFIG, rngs=nnx.Rngs(0))
+    inputs, _ = padded_batch()
+    ids, ones = inputs["input_ids"], np.ones_like(inputs["input_ids"])
+    with pytest.raises(TypeError, match="positional argument"):
+        model(ids, ones, ones, inputs["position_ids"], inputs["segment_ids"])
+    with pytest.raises(ValueError, match="segment_ids: choices are not packed"):
+        BertForMultipleChoice(CONFIG, rngs=nnx.Rngs(0))(ids[None], segment_ids=ids[None])
 
 
 def test_refusals():
@@ -183,7 +199,7 @@ def test_refusals():
     with pytest.raises(ValueError, match="exclude each other"):
         model(ones, attention_mask=ones, segment_ids=ones)
     with pytest.raises(ValueError, match="tie_word_embeddings=False"):
-        BertForMaskedLM(BertConfig(tie_word_embeddings=False), rngs=nnx.Rngs(0))
+        BertForMaskedLM(dataclasses.replace(CONFIG, tie_word_embeddings=False), rngs=nnx.Rngs(0))
 
 
 def test_an_index_outside_its_table_is_nan_not_another_row():

@@ -8,8 +8,9 @@ import scipy.special
 from flax import nnx
 from tolerance import assert_close
 
+from jaxbert.cpu import tiled_transpose
 from jaxbert.models import Compute
-from jaxbert.models.primitives import Embedding, LayerNorm, _tiled_transpose, gelu, product
+from jaxbert.models.primitives import Embedding, LayerNorm, gelu, product
 
 RNG = np.random.default_rng(0)
 
@@ -26,9 +27,9 @@ def test_gelu_and_its_derivative(on_cpu):
 
 
 @pytest.mark.parametrize("shape", [(64, 64), (192, 128), (96, 40), (7, 5), (1, 3)])
-def test_a_tiled_transpose_is_a_transpose(shape):
+def test_atiled_transpose_is_a_transpose(shape):
     x = RNG.normal(size=shape)
-    np.testing.assert_array_equal(_tiled_transpose(jnp.float32(x)), np.float32(x).T)
+    np.testing.assert_array_equal(tiled_transpose(jnp.float32(x)), np.float32(x).T)
 
 
 @pytest.mark.parametrize(
@@ -47,7 +48,7 @@ def test_low_precision_products_and_their_gradients_accumulate_in_float32(spec, 
     weight = np.asarray(
         jnp.asarray(RNG.normal(size=np.einsum(spec, a, b).shape), jnp.bfloat16), np.float64
     )
-    compute = Compute(dtype="bfloat16")
+    compute = Compute(dtype="bfloat16").resolved()
 
     def total(a, b):
         return (product(spec, a, b, compute) * jnp.float32(weight)).sum()

@@ -1,5 +1,6 @@
 """A parameter tree with a real model's paths and next to no numbers."""
 
+import chex
 import numpy as np
 import pytest
 
@@ -27,29 +28,30 @@ def _layer(rng, attention):
 ATTENTION = ("query", "key", "value", "output")
 
 
+def _head(rng, name):
+    if name == "predictions":
+        norm, transform = _norm(rng), _dense(rng, D, D)
+        return {"transform": transform, "layer_norm": norm, "bias": rng.normal(size=V)}
+    return _dense(rng, D, C)
+
+
 def _make_params(
-    layers=2, *, head="classifier", prefix="bert", pooler=True, int_keys=False, attention=ATTENTION
-):
+    layers=2, *, head="classifier", pooler=True, final_norm=False, int_keys=False,
+    attention=ATTENTION,
+):  # fmt: skip
     rng = np.random.default_rng(0)
     tables = {"word_embeddings": V, "position_embeddings": 4, "token_type_embeddings": 2}
-    encoder = {
+    params = {
         "embeddings": {name: {"embedding": rng.normal(size=(n, D))} for name, n in tables.items()}
         | {"layer_norm": _norm(rng)},
-        "encoder": {
-            "layers": {i if int_keys else str(i): _layer(rng, attention) for i in range(layers)}
-        },
+        "layers": {i if int_keys else str(i): _layer(rng, attention) for i in range(layers)},
     }
     if pooler:
-        encoder["pooler"] = _dense(rng, D, D)
-    params = {prefix: encoder} if prefix else encoder
-    if head == "predictions":
-        params["predictions"] = {
-            "transform": _dense(rng, D, D),
-            "layer_norm": _norm(rng),
-            "bias": rng.normal(size=V),
-        }
-    elif head:
-        params[head] = _dense(rng, D, C)
+        params["pooler"] = _dense(rng, D, D)
+    if final_norm:
+        params["final_norm"] = _norm(rng)
+    if head:
+        params = {"encoder": params, "head": {head: _head(rng, head)}}
 
     def to_float32(tree):
         if isinstance(tree, dict):
@@ -59,9 +61,18 @@ def _make_params(
     return to_float32(params)
 
 
+@pytest.fixture(autouse=True)
+def _fresh_trace_counts():
+    """chex counts by a function's code, which a parametrized test defines again and again."""
+    chex.clear_trace_counter()
+
+
 @pytest.fixture
 def make_params():
-    """(layers=2, *, head, prefix, pooler, int_keys, attention) -> nested dict of float32 arrays."""
+    """(layers=2, *, head, pooler, final_norm, int_keys, attention) -> nested dict of float32.
+
+    A task model; with head=None an encoder alone.
+    """
     return _make_params
 
 

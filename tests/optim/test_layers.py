@@ -1,27 +1,28 @@
 """Paths to labels, labels to multipliers, the weight-decay mask."""
 
+import re
+
 import jax
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jaxbert.errors import InputError
 from jaxbert.optim import layers
 from jaxbert.optim.layers import (
     decays_weight,
     depth_multipliers,
     first_matches,
     leaf_labels,
-    reinitialised_paths,
+    reinitialized_paths,
     unfreezing_epochs,
 )
 
 
 def label_by_hand(path):
     """What the contract says, by the words of the path."""
-    words = path.removeprefix("bert/").split("/")
-    if words[0] == "encoder":
-        return f"layer_{words[2]}"
-    return words[0] if words[0] in ("embeddings", "pooler") else "head"
+    words = path.removeprefix("encoder/").split("/")
+    return f"layer_{words[1]}" if words[0] == "layers" else words[0]
 
 
 @pytest.mark.parametrize(
@@ -29,7 +30,9 @@ def label_by_hand(path):
     [
         {},
         {"layers": 12},
-        {"prefix": "", "head": None},
+        {"head": None},
+        {"head": None, "pooler": False, "final_norm": True},
+        {"final_norm": True},
         {"head": "qa_outputs", "pooler": False},
         {"head": "predictions", "pooler": False},
         {"head": "seq_relationship", "int_keys": True},
@@ -41,6 +44,7 @@ def test_every_path_of_the_contract_has_its_label(make_params, shape):
     assert len(labels) == len(jax.tree.leaves(make_params(**shape)))
     wanted = {"embeddings"} | {f"layer_{i}" for i in range(shape.get("layers", 2))}
     wanted |= {"pooler"} if shape.get("pooler", True) else set()
+    wanted |= {"final_norm"} if shape.get("final_norm") else set()
     wanted |= {"head"} if shape.get("head", "classifier") else set()
     assert set(labels.values()) == wanted
 
@@ -50,25 +54,35 @@ def test_labels_need_shapes_only(params):
     assert leaf_labels(shapes) == leaf_labels(params)
 
 
+def test_the_labels_know_no_family():
+    assert not re.search("bert|electra|mpnet", repr(layers.LABELS), flags=re.I)
+
+
 def test_a_leaf_without_a_label_is_named(params):
     params["adapter"] = {"kernel": 1.0, "bias": 2.0}
-    params["bert"]["extra"] = {"scale": 1.0}
-    message = r"adapter/bias \(none\), adapter/kernel \(none\), bert/extra/scale \(none\)$"
-    with pytest.raises(ValueError, match=message):
+    params["encoder"]["extra"] = {"scale": 1.0}
+    # An encoder's head is a name like any other, and so are layers without a number.
+    params["encoder"]["head"] = {"bias": 1.0}
+    params["encoder"]["layers"]["top"] = {"bias": 1.0}
+    message = (
+        r"do not: adapter/bias \(none\), adapter/kernel \(none\), encoder/extra/scale \(none\), "
+        r"encoder/head/bias \(none\), encoder/layers/top/bias \(none\)$"
+    )
+    with pytest.raises(InputError, match=message):
         leaf_labels(params)
 
 
 def test_a_leaf_with_two_labels_is_named(params, monkeypatch):
     monkeypatch.setattr(layers, "LABELS", (*layers.LABELS, ("norms", r".*/layer_norm/.*")))
-    message = r"layer_norm/bias \(embeddings and norms\), bert/.*/scale \(embeddings and norms\)$"
-    with pytest.raises(ValueError, match=message):
+    message = r"layer_norm/bias \(embeddings and norms\), .*/scale \(embeddings and norms\)$"
+    with pytest.raises(InputError, match=message):
         leaf_labels(params)
 
 
 def test_a_gap_in_the_layers_is_an_error(make_params):
     params = make_params(4)
-    del params["bert"]["encoder"]["layers"]["0"], params["bert"]["encoder"]["layers"]["2"]
-    with pytest.raises(ValueError, match=r"layers up to 3 but none for \[0, 2\]"):
+    del params["encoder"]["layers"]["0"], params["encoder"]["layers"]["2"]
+    with pytest.raises(InputError, match=r"layers up to 3 but none for \[0, 2\]"):
         leaf_labels(params)
 
 
@@ -82,10 +96,11 @@ BY_CONVENTION = {
 
 @pytest.mark.parametrize("convention", BY_CONVENTION)
 def test_multipliers_by_convention(convention):
-    labels = ["head", "layer_2", "layer_0", "layer_1", "embeddings", "pooler", "head"]
+    labels = ["head", "layer_2", "layer_0", "layer_1", "embeddings", "pooler", "head", "final_norm"]
     got = depth_multipliers(labels, 0.5, convention, head_multiplier=3)
-    assert got == BY_CONVENTION[convention] | {"pooler": 1.0, "head": 3.0}
-    assert list(got) == ["embeddings", "layer_0", "layer_1", "layer_2", "pooler", "head"]
+    assert got == BY_CONVENTION[convention] | {"final_norm": 1.0, "pooler": 1.0, "head": 3.0}
+    order = ["embeddings", "layer_0", "layer_1", "layer_2", "final_norm", "pooler", "head"]
+    assert list(got) == order
 
 
 def test_labels_sort_by_number_not_by_text():
@@ -99,7 +114,7 @@ def test_labels_sort_by_number_not_by_text():
     convention=st.sampled_from(list(layers.CONVENTIONS)),
 )
 def test_multipliers_never_rise_towards_the_input(n, decay, convention):
-    labels = ["embeddings", *(f"layer_{i}" for i in range(n)), "pooler", "head"]
+    labels = ["embeddings", *(f"layer_{i}" for i in range(n)), "final_norm", "pooler", "head"]
     values = list(depth_multipliers(labels, decay, convention).values())
     assert values == sorted(values)
     assert values[0] > 0
@@ -109,8 +124,9 @@ def test_multipliers_never_rise_towards_the_input(n, decay, convention):
 
 
 def test_unfreezing_goes_from_the_top_down():
-    labels = ["embeddings", "layer_0", "layer_1", "layer_2", "head"]
-    wanted = {"head": 0, "layer_2": 0.5, "layer_1": 1, "layer_0": 1.5, "embeddings": 2}
+    labels = ["embeddings", "layer_0", "layer_1", "layer_2", "final_norm", "pooler", "head"]
+    wanted = {"layer_2": 0.5, "layer_1": 1, "layer_0": 1.5, "embeddings": 2}
+    wanted |= {"head": 0, "pooler": 0, "final_norm": 0}
     assert unfreezing_epochs(labels, 0.5) == wanted
     assert set(unfreezing_epochs(labels, 0).values()) == {0}
 
@@ -137,20 +153,22 @@ def test_the_first_matching_row_wins(make_params):
 
 def test_rows_that_decide_nothing_are_named(params):
     labels = leaf_labels(params)
-    message = r"frozen: nothing matches 'layer_7', 'bert/embeddings', .*\(embeddings, layer_0, "
-    with pytest.raises(ValueError, match=message):
-        first_matches("frozen", ["layer_7", "layer_0", "bert/embeddings"], labels)
-    with pytest.raises(ValueError, match="'layer_0', or only what an earlier row took"):
+    message = r"frozen: nothing matches 'layer_7', 'encoder/embeddings', .*\(embeddings, layer_0, "
+    with pytest.raises(InputError, match=message):
+        first_matches("frozen", ["layer_7", "layer_0", "encoder/embeddings"], labels)
+    with pytest.raises(InputError, match="'layer_0', or only what an earlier row took"):
         first_matches("frozen", ["layer_[01]", "layer_0"], labels)
 
 
-def test_reinitialised_paths(make_params):
-    params = make_params(3)
+def test_reinitialized_paths(make_params):
+    params = make_params(3, final_norm=True)
     labels = leaf_labels(params)
-    assert reinitialised_paths(params, 0) == ()
-    for count, wanted in [(1, {"layer_2"}), (3, {"layer_0", "layer_1", "layer_2"})]:
-        got = reinitialised_paths(params, count)
-        assert set(got) == {p for p, label in labels.items() if label in wanted | {"pooler"}}
-    with pytest.raises(ValueError, match="reinitialise_layers=4, but the model has 3 layers"):
-        reinitialised_paths(params, 4)
-    assert not any("pooler" in p for p in reinitialised_paths(make_params(pooler=False), 1))
+    assert reinitialized_paths(params, 0) == ()
+    for count, top in [(1, {"layer_2"}), (3, {"layer_0", "layer_1", "layer_2"})]:
+        wanted = top | {"pooler", "final_norm"}
+        got = reinitialized_paths(params, count)
+        assert got == tuple(path for path, label in labels.items() if label in wanted)
+    with pytest.raises(InputError, match="reinitialize_layers=4, but the model has 3 layers"):
+        reinitialized_paths(params, 4)
+    lean = reinitialized_paths(make_params(pooler=False), 1)
+    assert {leaf_labels(make_params())[path] for path in lean} == {"layer_1"}

@@ -6,7 +6,10 @@ import math
 
 import pytest
 
-from jaxbert.optim import OptimizerConfig
+from jaxbert.errors import InputError
+from jaxbert.optim import CONVENTIONS, OPTIMIZERS, SCHEDULES, OptimizerConfig
+from jaxbert.optim.config import CONVENTION_NAMES, SCHEDULE_NAMES
+from jaxbert.optim.strategies import strategy_from_table
 
 FULL = OptimizerConfig(
     optimizer="lamb",
@@ -20,7 +23,7 @@ FULL = OptimizerConfig(
     multipliers=[["pooler", 2.0], [".*/bias", 0.5]],
     frozen=["embeddings"],
     unfreezing={"layer_0": 2, "layer_1": 1},
-    reinitialise_layers=1,
+    reinitialize_layers=1,
     weight_decay=0.1,
     clip_norm=None,
     beta1=0.8,
@@ -56,6 +59,13 @@ def test_unknown_keys_are_all_named():
         OptimizerConfig.from_dict({"lr": 1, "warm_up": 2, "schedule": "linear"})
 
 
+def test_the_old_spelling_of_a_field_is_read():
+    new = OptimizerConfig(reinitialize_layers=2)
+    assert OptimizerConfig.from_dict({"reinitialise_layers": 2}) == new
+    with pytest.raises(ValueError, match="reinitialise_layers is now reinitialize_layers"):
+        OptimizerConfig.from_dict({"reinitialise_layers": 2, "reinitialize_layers": 2})
+
+
 BAD = [
     ("optimizer", "adam", "one of adamw, adafactor, lamb, lion, sgd"),
     ("optimizer", ["adamw"], "one of adamw"),
@@ -81,7 +91,7 @@ BAD = [
     ("unfreezing", -1, "epochs >= 0"),
     ("unfreezing", {"head": -1}, "epochs >= 0"),
     ("unfreezing", {"[": 1}, "no regular expression"),
-    ("reinitialise_layers", 1.5, "a whole number"),
+    ("reinitialize_layers", 1.5, "a whole number"),
     ("weight_decay", -0.01, "a number, at least 0"),
     ("clip_norm", 0, "a positive number or None"),
     ("beta1", 1.0, r"a number in \[0, 1\)"),
@@ -108,10 +118,44 @@ def test_all_bad_values_are_named_at_once():
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("optimizer", ["adafactor", "lion", "sgd"])
+IGNORED = {
+    "adamw": (),
+    "lamb": (),
+    "lion": ("epsilon", "bias_correction"),
+    "sgd": ("beta2", "epsilon", "bias_correction"),
+    "adafactor": ("beta1", "beta2", "epsilon", "bias_correction"),
+}
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_settings_an_optimizer_would_ignore_are_refused(optimizer):
-    with pytest.raises(ValueError, match=f"bias_correction=False has no meaning for {optimizer!r}"):
-        OptimizerConfig(optimizer=optimizer, bias_correction=False)
-    if optimizer != "lion":
-        with pytest.raises(ValueError, match=rf"beta2=0\.9 has no meaning for {optimizer!r}"):
-            OptimizerConfig(optimizer=optimizer, beta2=0.9)
+    other = {"beta1": 0.8, "beta2": 0.95, "epsilon": 1e-8, "bias_correction": False}
+    for name, value in other.items():
+        if name in IGNORED[optimizer]:
+            message = f"{name}={value} has no meaning for {optimizer!r}"
+            with pytest.raises(InputError, match=message):
+                OptimizerConfig(optimizer=optimizer, **{name: value})
+        else:
+            assert getattr(OptimizerConfig(optimizer=optimizer, **{name: value}), name) == value
+    # At their defaults they ask for nothing.
+    OptimizerConfig(optimizer=optimizer)
+
+
+def test_what_an_earlier_version_called_it_is_read():
+    fields = dataclasses.asdict(FULL)
+    fields["reinitialise_layers"] = fields.pop("reinitialize_layers")
+    assert OptimizerConfig.from_dict(fields) == FULL
+    with pytest.raises(InputError, match="is now reinitialize_layers, and both are given"):
+        OptimizerConfig.from_dict({"reinitialise_layers": 1, "reinitialize_layers": 2})
+    row = strategy_from_table("gentle", {"reinitialise_layers": 1})
+    assert row.config().reinitialize_layers == 1
+
+
+def test_the_names_that_flags_offer_are_those_there_are():
+    assert tuple(SCHEDULES) == SCHEDULE_NAMES
+    assert tuple(CONVENTIONS) == CONVENTION_NAMES
+
+
+def test_every_field_says_what_it_is():
+    for field in dataclasses.fields(OptimizerConfig):
+        assert field.metadata["help"], field.name

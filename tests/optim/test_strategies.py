@@ -4,15 +4,17 @@ import dataclasses
 
 import pytest
 
+from jaxbert.errors import InputError
 from jaxbert.optim import (
     DEFAULT_STRATEGY,
     STRATEGIES,
     OptimizerConfig,
     Strategy,
     get_strategy,
+    leaf_labels,
     load_strategies,
-    make_groups,
 )
+from jaxbert.optim.groups import make_groups
 
 PROJECT = ["high", "pretraining", "constant", "annealing", "cyclical", "discriminative", "uniform"]
 LITERATURE = ["devlin2019", "ulmfit", "sun2019", "zhang2020", "mosbach2020", "electra", "lp-ft",
@@ -38,7 +40,7 @@ FACTS = {
                "unfreezing": 1, "convention": "standard"},
     "sun2019": {"learning_rate": 2e-5, "layer_decay": 0.95, "convention": "sun2019"},
     "zhang2020": {"learning_rate": 2e-5, "layer_decay": 0.95, "warmup": 0.1, "weight_decay": 0,
-                  "bias_correction": True, "reinitialise_layers": 2},
+                  "bias_correction": True, "reinitialize_layers": 2},
     "mosbach2020": {"learning_rate": 2e-5, "bias_correction": True, "epsilon": 1e-6, "warmup": 0.1,
                     "schedule": "linear", "weight_decay": 0.01, "clip_norm": 1},
     "electra": {"learning_rate": 1e-4, "layer_decay": 0.8, "convention": "electra"},
@@ -68,15 +70,20 @@ def test_the_control_differs_from_discriminative_in_rate_and_decay_only():
 
 @pytest.mark.parametrize("name", STRATEGIES)
 @pytest.mark.parametrize(
-    "shape", [{}, {"head": "qa_outputs", "pooler": False}, {"head": "predictions", "pooler": False}]
+    "shape",
+    [
+        {},
+        {"head": "qa_outputs", "pooler": False},
+        {"head": "predictions", "pooler": False, "final_norm": True},
+    ],
 )
 def test_every_strategy_fits_every_task_model(make_params, name, shape):
-    groups = make_groups(STRATEGIES[name].config(), make_params(**shape))
+    groups = make_groups(STRATEGIES[name].config(), leaf_labels(make_params(**shape)))
     assert not groups["head"].frozen
     assert groups["head"].epoch == 0
     asleep = {label for label, group in groups.items() if group.frozen or group.epoch > 0}
     wanted = {"frozen": set(groups) - {"head"}, "lp-ft": set(groups) - {"head"},
-              "ulmfit": set(groups) - {"head", "pooler"}}  # fmt: skip
+              "ulmfit": set(groups) - {"head", "pooler", "final_norm"}}  # fmt: skip
     assert asleep == wanted.get(name, set())
 
 
@@ -96,7 +103,7 @@ def test_another_schedule_drops_the_rows_options():
 
 
 def test_an_unknown_strategy_lists_the_known_ones():
-    with pytest.raises(ValueError, match="strategy='fast' must be one of high, pretraining"):
+    with pytest.raises(InputError, match="strategy='fast' must be one of high, pretraining"):
         get_strategy("fast")
     assert get_strategy("frozen") is STRATEGIES["frozen"]
 
@@ -155,9 +162,21 @@ def test_strategies_from_toml(tmp_path):
 def test_bad_toml_is_explained(tmp_path, text, message):
     path = tmp_path / "bad.toml"
     path.write_text(text)
-    with pytest.raises(ValueError, match=message) as error:
+    with pytest.raises(InputError, match=message) as error:
         load_strategies(path)
     assert str(path) in str(error.value)
+
+
+def test_the_old_spelling_of_a_field_is_read(tmp_path):
+    path = tmp_path / "old.toml"
+    path.write_text("[old]\nreinitialise_layers = 3")
+    row = load_strategies(path)["old"]
+    assert row.config().reinitialize_layers == 3
+    assert row.config(reinitialize_layers=1).reinitialize_layers == 1
+    path.write_text("[old]\nreinitialise_layers = 3\nreinitialize_layers = 3")
+    message = "reinitialise_layers is now reinitialize_layers"
+    with pytest.raises(InputError, match=message):
+        load_strategies(path)
 
 
 def test_a_missing_file_says_so(tmp_path):

@@ -20,8 +20,9 @@ from tolerance import (
 )
 
 import jaxbert.models as models
-from jaxbert.data import load_demo, load_examples
+from jaxbert.data import load_demo
 from jaxbert.models import BertConfig, merge_model, split_model
+from jaxbert.tasks import load_examples
 
 TASKS = [
     "BertModel",
@@ -125,7 +126,7 @@ def test_outputs_and_hidden_states(tmp_path, task, shape, padding):
         outputs = flax_outputs(model(**inputs))
         if task == "BertForMultipleChoice":
             return outputs, ()
-        encoder = model if task == "BertModel" else model.bert
+        encoder = model if task == "BertModel" else model.encoder
         return outputs, encoder(**inputs).hidden_states
 
     outputs, hidden_states = run(params, inputs)

@@ -22,9 +22,9 @@ from tolerance import (
 
 from jaxbert.data import Batches, Examples, Tokenized, load_tokenizer
 from jaxbert.models import BertForSequenceClassification, merge_model, split_model
-from jaxbert.optim import OptimizerConfig, make_optimizer, trainable_mask
+from jaxbert.optim import OptimizerConfig, RatePlan
+from jaxbert.tasks import TASKS, TEXT_CLASSIFICATION
 from jaxbert.training import TrainConfig, Trainer
-from jaxbert.training.losses import classification
 from jaxbert.training.step import init_state, make_train_step
 
 STEPS, WARMUP, RATE, BATCH, EXAMPLES, LONGEST = 50, 5, 2e-3, 8, 60, 24
@@ -100,10 +100,9 @@ def our_run(directory, config, batches, steps_per_epoch):
     """Losses [STEPS], gradient norms [STEPS], and the trained model as `transformers` reads it."""
     model = BertForSequenceClassification.from_pretrained(directory)
     graphdef, params = split_model(model)
-    optimizer = make_optimizer(config, params, STEPS, steps_per_epoch)
-    trainable = trainable_mask(config, params)
-    step = jax.jit(make_train_step(graphdef, optimizer, classification, trainable=trainable))
-    state = init_state(params, optimizer, seed=0)
+    plan = RatePlan.make(config, params, STEPS, steps_per_epoch)
+    step = jax.jit(make_train_step(graphdef, plan, TEXT_CLASSIFICATION))
+    state = init_state(params, plan.optimizer, seed=0)
     values = []
     for batch in batches:
         state, metrics = step(state, batch)
@@ -197,24 +196,24 @@ def tiny_tokenizer(directory):
 
 TEXTS = ("a good film", "a very bad film", "good", "very very bad", "film", "a bad bad bad film")
 PROBLEMS = {
-    "single_label_classification": (
+    "text-classification": (
         np.array([1, 0, 1, 0, 2, 0], np.int32),
         ("negative", "positive", "unsure"),
     ),
-    "regression": (np.array([1.5, -2.0, 1.0, -2.5, 0.0, -1.5], np.float32), None),
+    "text-regression": (np.array([1.5, -2.0, 1.0, -2.5, 0.0, -1.5], np.float32), None),
 }
 
 
-@pytest.mark.parametrize("problem", PROBLEMS)
-def test_transformers_loads_what_a_run_leaves(tmp_path, problem):
-    labels, names = PROBLEMS[problem]
+@pytest.mark.parametrize("task", PROBLEMS)
+def test_transformers_loads_what_a_run_leaves(tmp_path, task):
+    labels, names = PROBLEMS[task]
     width = len(names) if names else 1
     tokenizer = tiny_tokenizer(tmp_path / "tokenizer")
     random_model().save_pretrained(tmp_path / "start")
     model = BertForSequenceClassification.from_pretrained(
         tmp_path / "start", **({"labels": names} if names else {"num_labels": 1})
     )
-    examples = Examples(TEXTS, None, labels, names, problem)
+    examples = Examples(TEXTS, None, labels, names, task)
     config = TrainConfig(epochs=2, batch_size=4, max_length=16)
     trainer = Trainer(
         model, tokenizer, train=examples, evaluation=examples, config=config,
@@ -227,7 +226,10 @@ def test_transformers_loads_what_a_run_leaves(tmp_path, problem):
     )
     assert not any(info.values()), info
     assert type(theirs).__name__ == "BertForSequenceClassification"
-    assert (theirs.config.problem_type, theirs.config.num_labels) == (problem, width)
+    assert (theirs.config.problem_type, theirs.config.num_labels) == (
+        TASKS[task].problem_type,
+        width,
+    )
     assert theirs.config.id2label == dict(enumerate(names or ["LABEL_0"]))
     assert theirs.config.label2id == {name: i for i, name in theirs.config.id2label.items()}
     encode = transformers.AutoTokenizer.from_pretrained(tmp_path / "run")
@@ -236,5 +238,5 @@ def test_transformers_loads_what_a_run_leaves(tmp_path, problem):
     terms = network_terms(theirs.config, 16)
     assert_close(trainer.logits(TEXTS), wanted.numpy(), terms=terms, limit=PROMISE)
     start = BertForSequenceClassification.from_pretrained(tmp_path / "start")
-    moved = split_model(trainer.model)[1]["bert"]["pooler"]["kernel"]
-    assert not np.array_equal(moved, split_model(start)[1]["bert"]["pooler"]["kernel"])
+    moved = split_model(trainer.model)[1]["encoder"]["pooler"]["kernel"]
+    assert not np.array_equal(moved, split_model(start)[1]["encoder"]["pooler"]["kernel"])

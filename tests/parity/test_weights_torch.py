@@ -1,6 +1,7 @@
 """Files that `transformers` in PyTorch writes and we read, and the other way round."""
 
 import json
+import re
 
 import jax
 import numpy as np
@@ -74,10 +75,10 @@ def parameters(model):
 
 
 def torch_parameters(model):
-    """By our paths. The way from attribute to path is written apart from models/families.py."""
+    """By our paths. The way from attribute to path is written apart from models/families."""
     found = {}
     for module_name, module in model.named_modules():
-        path = module_name.replace(".layer.", ".layers.")
+        path = module_name.replace("encoder.layer.", "layers.")
         for old, new in (
             ("attention.output.LayerNorm", "attention_norm"),
             ("output.LayerNorm", "output_norm"),
@@ -85,9 +86,10 @@ def torch_parameters(model):
             ("LayerNorm", "layer_norm"),
             ("attention.self", "attention"),
             (".dense", ""),
-            ("cls.", ""),
+            ("cls.", "head."),
         ):
             path = path.replace(old, new)
+        path = re.sub(r"^bert\b", "encoder", re.sub(r"^(classifier|qa_outputs)", r"head.\1", path))
         for name, parameter in module.named_parameters(recurse=False):
             array = parameter.detach().float().numpy()
             if isinstance(module, torch.nn.Linear) and name == "weight":
@@ -113,7 +115,7 @@ def test_every_tensor_of_theirs_is_in_its_place_in_ours(tmp_path, task):
     theirs = torch_model(task)
     theirs.save_pretrained(tmp_path)
     ours, report = load_pretrained(getattr(models, task), tmp_path)
-    assert (report.initialised, report.unused) == ((), ())
+    assert (report.initialized, report.unused) == ((), ())
     assert ours.config == our_config(task)
     got, wanted = parameters(ours), torch_parameters(theirs)
     assert got.keys() == wanted.keys()
@@ -214,6 +216,6 @@ def test_the_copies_of_an_old_save_are_folded(tmp_path):
     state["bert.embeddings.position_ids"] = np.arange(9)[None]
     write_checkpoint(tmp_path, state)
     ours, report = load_pretrained(models.BertForMaskedLM, tmp_path)
-    assert (report.initialised, report.unused) == ((), ())
+    assert (report.initialized, report.unused) == ((), ())
     ours.save_pretrained(tmp_path)
     assert_same_state(load_torch("BertForMaskedLM", tmp_path), theirs)

@@ -7,8 +7,9 @@ import sys
 import jax
 import pytest
 
-from jaxbert import cli, plan_cli
-from jaxbert.models import BertConfig
+from jaxbert import cli
+from jaxbert.errors import InputError
+from jaxbert.models import BertConfig, Compute
 from jaxbert.plan import DoesNotFit, Topology, largest_batch, make_plan, smallest_slice
 from jaxbert.plan import compile as module
 from jaxbert.plan.flops import training_flops
@@ -38,7 +39,7 @@ def settings(batch_size=16, **more):
 
 @pytest.fixture(scope="module")
 def on_four():
-    return make_plan(SMALL, here(4), settings(mesh="data=2,fsdp=2"), dtype="float32")
+    return make_plan(SMALL, here(4), settings(mesh="data=2,fsdp=2"), Compute())
 
 
 def test_flops_are_those_of_the_compiled_step(on_four):
@@ -73,7 +74,7 @@ def test_memory_is_that_of_the_arrays(on_four):
 
 
 def _step_of(devices):
-    engine = module.parallel.make_engine("mesh", "data=2,fsdp=2", jax.devices()[:devices])
+    engine = module.make_engine("mesh", "data=2,fsdp=2", jax.devices()[:devices])
     return SMALL, module.Compute(), settings(), engine
 
 
@@ -101,7 +102,7 @@ def test_what_cannot_be_planned():
     with pytest.raises(ValueError, match="divide batch_size by accumulation"):
         make_plan(SMALL, here(1), settings(accumulation=2))
     with pytest.raises(ValueError, match="dtype='float16': this machine can be planned for in"):
-        make_plan(SMALL, here(1), settings(), dtype="float16")
+        make_plan(SMALL, here(1), settings(), Compute(dtype="float16"))
     with pytest.raises(ValueError, match="max_length=128 is more than the model's 64"):
         make_plan(SMALL, here(1), TrainConfig(max_length=128))
 
@@ -186,7 +187,7 @@ def test_the_smallest_slice():
 
 def test_the_command(monkeypatch, tmp_path, capsys):
     (tmp_path / "config.json").write_text(json.dumps(SMALL.to_hf()))
-    monkeypatch.setattr(plan_cli, "open_topology", lambda name: here(8))
+    monkeypatch.setattr("jaxbert.plan.open_topology", lambda name: here(8))
     lines = tmp_path / "plans.jsonl"
     words = ["plan", "--topology", "v5e:2x4", "--model", str(tmp_path), "--batch-size", "16"]
     words += ["--max-length", "32", "--dtype", "float32", "--mesh", "data=8"]
@@ -198,7 +199,7 @@ def test_the_command(monkeypatch, tmp_path, capsys):
     assert line["fits"]
     assert line["mesh"] == "data=8"
     assert line["axes"] == {"data": 8, "fsdp": 1}
-    assert cli.main([*words, "--batch-size", "9"]) == cli.BAD_INPUT
+    assert cli.main([*words, "--batch-size", "9"]) == InputError.status
     assert "nearest sizes" in capsys.readouterr().err
 
 

@@ -11,9 +11,8 @@ import tiny
 import tqdm.contrib.logging  # noqa: F401
 
 from jaxbert.data import load_tokenizer
+from jaxbert.errors import LostProcessError, Preempted
 from jaxbert.training import distributed
-from jaxbert.training.distributed import LostProcessError
-from jaxbert.training.loop import Preempted
 
 EVERY = 3
 SETTINGS = dict(epochs=15, checkpoint_every=EVERY, eval_every=6, evaluation=tiny.CLASSES)

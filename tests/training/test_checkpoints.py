@@ -1,5 +1,6 @@
 """Checkpoints: whole, or known not to be; on other devices; and a process killed many times."""
 
+import errno
 import multiprocessing
 import os
 import random
@@ -8,6 +9,7 @@ import signal
 import time
 
 import jax
+import jax.numpy as jnp
 import killed
 import numpy as np
 import pytest
@@ -16,7 +18,7 @@ from tolerance import assert_losses_alike, network_terms
 
 from jaxbert.models import BertForSequenceClassification, split_model
 from jaxbert.training import Trainer
-from jaxbert.training.checkpoint import Checkpoints
+from jaxbert.training.checkpoint import Checkpoints, _array_sum, _checksum
 from jaxbert.training.loop import Loop
 
 KILLS = int(os.environ.get("JAXBERT_KILLS", "5"))  # 20 take some minutes on two cores
@@ -101,8 +103,8 @@ def test_a_changed_number_is_noticed(tokenizer, a_run, monkeypatch, caplog):
     def flipped(self, step, name, how):
         found = item(self, step, name, how)
         if name == "state" and step == 4:
-            bias = found["params"]["classifier"]["bias"]
-            found["params"]["classifier"]["bias"] = bias.at[1].add(1e-6)
+            bias = found["params"]["head"]["classifier"]["bias"]
+            found["params"]["head"]["classifier"]["bias"] = bias.at[1].add(1e-6)
             asked.append(step)
         return found
 
@@ -113,6 +115,104 @@ def test_a_changed_number_is_noticed(tokenizer, a_run, monkeypatch, caplog):
     assert "its arrays have changed" in caplog.text
     tiny.assert_equal(state._asdict(), states[3]._asdict())
     checkpoints.close()
+
+
+def wrapped(error, cause):
+    error.__cause__ = cause
+    return error
+
+
+out_of_memory = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 64 bytes")
+unreadable = 'Error reading "step/0" in OCDBT database at local file "4/state/"'
+OTHERS = {
+    "no memory": MemoryError(),
+    "no memory on a device": out_of_memory,
+    "no memory, told by the library": wrapped(ValueError("cannot restore"), out_of_memory),
+    "a disk that fails": OSError(errno.EIO, "Input/output error"),
+    "a disk that is full": OSError(errno.ENOSPC, "No space left on device"),
+    "not ours": PermissionError(errno.EACCES, "Permission denied"),
+    "a disk that fails, told by the library": wrapped(
+        Exception("Encountered error while reading array index"),
+        ValueError(f"UNKNOWN: {unreadable}: Input/output error [os_error_code='5']"),
+    ),
+    "a server that has forgotten us, told by the library": ValueError(
+        f"FAILED_PRECONDITION: {unreadable}: Stale file handle [os_error_code='116']"
+    ),
+    "not ours, told by the library": ValueError(f"PERMISSION_DENIED: {unreadable}"),
+    "a mistake of ours": AttributeError("'Checkpoints' object has no attribute 'stop'"),
+    "Ctrl-C": KeyboardInterrupt(),
+    "Ctrl-C in the library": wrapped(ValueError("reading was stopped"), KeyboardInterrupt()),
+}
+
+
+@pytest.mark.parametrize("error", OTHERS.values(), ids=OTHERS)
+def test_what_says_nothing_of_its_bytes_leaves_a_checkpoint_alone(
+    tokenizer, a_run, tmp_path, monkeypatch, error
+):
+    output, states = a_run
+    shutil.copytree(output / "checkpoints", tmp_path / "checkpoints")
+    like = tiny.trainer(tokenizer, epochs=1)._loop(None).state
+    checkpoints = Checkpoints(tmp_path / "checkpoints", keep=4)
+
+    def fail(step, **_):
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints._manager, "restore", fail)
+        with pytest.raises(type(error)) as raised:
+            checkpoints.restore(like)
+        assert raised.value is error
+    state, _ = checkpoints.restore(like)  # when there is memory, or a disk, again
+    tiny.assert_equal(state._asdict(), states[4]._asdict())
+    checkpoints.close()
+
+
+def test_no_memory_for_the_sum_leaves_a_checkpoint_alone(tokenizer, a_run, monkeypatch):
+    like = tiny.trainer(tokenizer, epochs=1)._loop(None).state
+    checkpoints = Checkpoints(a_run[0] / "checkpoints", keep=4)
+
+    def fail(_):
+        raise out_of_memory
+
+    monkeypatch.setattr("jaxbert.training.checkpoint._checksum", fail)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="RESOURCE_EXHAUSTED"):
+        checkpoints.restore(like)
+    assert checkpoints.latest == 4
+    checkpoints.close()
+
+
+def test_a_file_that_cannot_be_opened_is_no_damage(tokenizer, a_run, tmp_path):
+    """As the library really reports what the system refuses."""
+    shutil.copytree(a_run[0] / "checkpoints", tmp_path / "checkpoints")
+    step = tmp_path / "checkpoints" / "4"
+    manifest = step / "state" / "manifest.ocdbt"
+    manifest.unlink()
+    manifest.symlink_to(manifest)  # "too many levels": it holds for root too, unlike permissions
+    checkpoints = Checkpoints(tmp_path / "checkpoints", keep=4)
+    with pytest.raises(ValueError, match="Too many levels of symbolic links") as error:
+        checkpoints.restore(tiny.trainer(tokenizer, epochs=1)._loop(None).state)
+    assert error.value.__notes__ == [
+        f"while reading {step}; move it away to resume from the one before"
+    ]
+    assert step.is_dir()
+    assert not step.with_name("4.damaged").exists()
+    checkpoints.close()
+
+
+def test_sums_are_those_of_checkpoints_written_before():
+    arrays = {
+        "a": jnp.arange(12, dtype=jnp.float32).reshape(3, 4) / 7,
+        "b": (jnp.arange(5, dtype=jnp.float32) / 3).astype(jnp.bfloat16),
+        "c": jnp.int32(-2),
+        "d": jnp.array([1, 0], jnp.uint8),
+    }
+    assert _checksum(arrays) == 3753117963
+
+
+def test_the_sum_compiles_for_each_shape_and_no_more():
+    _array_sum.clear_cache()
+    _checksum([jnp.full((3, 5), i, jnp.float32) for i in range(20)] + [jnp.ones(3)])
+    assert _array_sum._cache_size() == 2
 
 
 def test_nothing_whole_is_left(tokenizer, a_run, tmp_path):

@@ -3,16 +3,19 @@
 import os
 import signal
 
+import jax
 import numpy as np
 import pytest
 import tiny
 from tiny import CLASSES
 
+from jaxbert.errors import DivergedError, Interrupted, Preempted
 from jaxbert.models import BertForSequenceClassification, split_model
 from jaxbert.optim import OptimizerConfig
-from jaxbert.training import DivergedError, Trainer, loop, parallel
+from jaxbert.training import Trainer, loop
 from jaxbert.training.checkpoint import Checkpoints
-from jaxbert.training.loop import Preempted
+from jaxbert.training.engines import Compiled, Engine
+from jaxbert.training.predictor import Predictor
 
 SETTINGS = dict(evaluation=CLASSES, layout="packed", eval_every=3, epochs=2)
 
@@ -74,18 +77,18 @@ def at_step(monkeypatch, step, do):
 
 def at_evaluation(monkeypatch, step, do):
     """`do()` in the middle of the evaluation after that step."""
-    put = parallel.put
+    put = Engine.put_batch
     check = loop.Loop._scores
 
-    def scores(self):
+    def scores(self, evaluation):
         def putting(*args):
             do()
             return put(*args)
 
         with pytest.MonkeyPatch.context() as patch:
             if self.progress.step == step:
-                patch.setattr(parallel, "put", putting)
-            return check(self)
+                patch.setattr(Engine, "put_batch", putting)
+            return check(self, evaluation)
 
     monkeypatch.setattr(loop.Loop, "_scores", scores)
 
@@ -102,12 +105,12 @@ def assert_as_if_nothing_happened(output, state, trainer, whole):
 
 
 STOPS = {
-    "mid-epoch": (at_step, 2, press_ctrl_c, KeyboardInterrupt, 2),
-    "second epoch": (at_step, 5, press_ctrl_c, KeyboardInterrupt, 5),
-    "end of an epoch": (at_step, 4, press_ctrl_c, KeyboardInterrupt, 4),
-    "before an evaluation": (at_step, 3, press_ctrl_c, KeyboardInterrupt, 3),
-    "in an evaluation": (at_evaluation, 6, press_ctrl_c, KeyboardInterrupt, 6),
-    "after the last step": (at_step, 8, press_ctrl_c, KeyboardInterrupt, 8),
+    "mid-epoch": (at_step, 2, press_ctrl_c, Interrupted, 2),
+    "second epoch": (at_step, 5, press_ctrl_c, Interrupted, 5),
+    "end of an epoch": (at_step, 4, press_ctrl_c, Interrupted, 4),
+    "before an evaluation": (at_step, 3, press_ctrl_c, Interrupted, 3),
+    "in an evaluation": (at_evaluation, 6, press_ctrl_c, Interrupted, 6),
+    "after the last step": (at_step, 8, press_ctrl_c, Interrupted, 8),
     "preempted": (at_step, 5, preempt, Preempted, 5),
     "preempted in an evaluation": (at_evaluation, 6, preempt, Preempted, 6),
     "power cut": (at_step, 5, fail, PowerCutError, 3),
@@ -127,7 +130,7 @@ def test_resumed_is_uninterrupted_bit_for_bit(tokenizer, tmp_path, monkeypatch, 
         with pytest.raises(error):
             first.fit()
     assert [signal.getsignal(sign) for sign in (signal.SIGINT, signal.SIGTERM)] == handlers
-    status = {KeyboardInterrupt: "interrupted", Preempted: "preempted"}.get(error, "failed")
+    status = {Interrupted: "interrupted", Preempted: "preempted"}.get(error, "failed")
     run = tiny.run_json(output)
     assert (run["status"], run["step"]) == (status, step)
     checkpoints = Checkpoints(output / "checkpoints")
@@ -177,6 +180,19 @@ def test_resuming_a_finished_run_changes_nothing(tokenizer, tmp_path):
     assert (output / "model.safetensors").read_bytes() == model
 
 
+def test_a_profile_reads_like_the_training(tokenizer, monkeypatch):
+    """Each step under its number, its evaluations and checkpoints outside."""
+    found, annotation = [], jax.profiler.StepTraceAnnotation
+
+    def watched(name, **values):
+        found.append((name, values))
+        return annotation(name, **values)
+
+    monkeypatch.setattr(jax.profiler, "StepTraceAnnotation", watched)
+    tiny.trainer(tokenizer, epochs=1).fit()
+    assert found == [("train", {"step_num": step}) for step in range(4)]
+
+
 def test_a_rate_far_too_high_is_a_clear_message(tokenizer, tmp_path):
     huge = OptimizerConfig(optimizer="sgd", learning_rate=1e30, schedule="constant", clip_norm=None)
     trainer = tiny.trainer(tokenizer, output=tmp_path / "out", optimizer=huge, checkpoint_every=1)
@@ -190,7 +206,7 @@ def test_a_rate_far_too_high_is_a_clear_message(tokenizer, tmp_path):
 
 @pytest.mark.parametrize(("bad", "evaluation"), [("loss", CLASSES), ("grad_norm", None)])
 def test_a_nan_keeps_the_last_good_checkpoint(tokenizer, tmp_path, monkeypatch, bad, evaluation):
-    run_step, calls = parallel.Compiled.__call__, []
+    run_step, calls = Compiled.__call__, []
 
     def broken(self, *args):
         out = run_step(self, *args)
@@ -200,7 +216,7 @@ def test_a_nan_keeps_the_last_good_checkpoint(tokenizer, tmp_path, monkeypatch, 
                 return out[0], out[1] | {bad: np.float32("nan")}
         return out
 
-    monkeypatch.setattr(parallel.Compiled, "__call__", broken)
+    monkeypatch.setattr(Compiled, "__call__", broken)
     settings = SETTINGS | {"evaluation": evaluation, "log_every": 100}
     if evaluation is None:
         settings["checkpoint_every"] = settings.pop("eval_every")
@@ -221,8 +237,8 @@ def test_parameters_that_are_not_finite_are_never_saved(tokenizer, tmp_path, mon
     def overflow(self, batch):
         one_step(self, batch)
         if self.progress.step == 2:
-            bias = self.state.params["classifier"]["bias"]
-            self.state.params["classifier"]["bias"] = bias * np.inf
+            bias = self.state.params["head"]["classifier"]["bias"]
+            self.state.params["head"]["classifier"]["bias"] = bias * np.inf
 
     monkeypatch.setattr(loop.Loop, "_one_step", overflow)
     trainer = tiny.trainer(tokenizer, output=tmp_path / "out", checkpoint_every=1)
@@ -231,7 +247,8 @@ def test_parameters_that_are_not_finite_are_never_saved(tokenizer, tmp_path, mon
 
 
 def test_an_evaluation_that_is_not_finite_stops_the_run(tokenizer, tmp_path, monkeypatch):
-    monkeypatch.setattr(Trainer, "_score", lambda *a, **k: {"loss": np.nan, "accuracy": 0.5})
+    scores = {"loss": np.nan, "accuracy": 0.5}
+    monkeypatch.setattr(Predictor, "scorer", lambda *_: lambda params: scores)
     trainer = tiny.trainer(tokenizer, output=tmp_path / "out", **SETTINGS)
     with pytest.raises(DivergedError, match="evaluation after step 3: loss nan"):
         trainer.fit()

@@ -4,21 +4,18 @@ import jax
 import numpy as np
 import pytest
 import tiny
+from flax import nnx
 from tolerance import assert_close, network_terms
 
+from jaxbert import cpu
 from jaxbert.data import Batches, tokenize
-from jaxbert.models import split_model
-from jaxbert.training import parallel
-from jaxbert.training import step as training_step
-from jaxbert.training.inference import (
-    embed,
-    make_embed_step,
-    predictions,
-    probabilities,
-    run_batches,
-)
-from jaxbert.training.losses import classification
-from jaxbert.training.step import _cached_parts, make_eval_step
+from jaxbert.models import BertForTokenClassification, split_model
+from jaxbert.tasks import TEXT_CLASSIFICATION, TEXT_REGRESSION
+from jaxbert.tasks.text_classification import probabilities
+from jaxbert.training.embedding import embed, make_embed_step
+from jaxbert.training.engines import Compiled, JitEngine
+from jaxbert.training.predictor import Predictor, run_batches
+from jaxbert.training.step import make_eval_step
 
 TERMS = network_terms(tiny.encoder().config, 16)
 
@@ -43,14 +40,14 @@ def test_pooling(tokenizer, by_hand, pooling, layout):
     graphdef, params = split_model(tiny.encoder())
     step = make_embed_step(graphdef, pooling=pooling)
     batches = Batches(tokenize(tiny.CLASSES, tokenizer, 16), 5, max_length=16, layout=layout)
-    found = run_batches(parallel.Compiled(step), params, batches)
-    assert set(found) == {"logits"}
-    assert_close(found["logits"], by_hand[pooling], terms=TERMS)
+    found, loss = run_batches(Compiled(step), params, batches)
+    assert (set(found), loss) == ({"vectors"}, None)
+    assert_close(found["vectors"], by_hand[pooling], terms=TERMS)
 
 
-def test_embed_normalised(tokenizer, by_hand):
+def test_embed_normalized(tokenizer, by_hand):
     found = embed(
-        tiny.encoder(), tokenizer, tiny.TEXTS, normalise=True, batch_size=5, max_length=16
+        tiny.encoder(), tokenizer, tiny.TEXTS, normalize=True, batch_size=5, max_length=16
     )
     norms = np.linalg.norm(by_hand["mean"], axis=1, keepdims=True)
     assert_close(found, by_hand["mean"] / norms, terms=TERMS)
@@ -58,28 +55,31 @@ def test_embed_normalised(tokenizer, by_hand):
 
 
 @pytest.mark.parametrize("layout", ["packed", "padded"])
-def test_rows_part_by_part(tokenizer, by_hand, monkeypatch, layout):
+def test_rows_in_microbatches(tokenizer, by_hand, monkeypatch, layout):
     """On CPUs; a program's text has a loop where it takes its rows so."""
-    monkeypatch.setattr(training_step, "CACHED_TOKENS", 32)
+    monkeypatch.setattr(cpu, "CACHED_TOKENS", 32)
     graphdef, params = split_model(tiny.encoder())
-    step = parallel.Compiled(make_embed_step(graphdef))
+    step = Compiled(make_embed_step(graphdef))
     tokenized = tokenize(tiny.CLASSES, tokenizer, 16)
     batches = Batches(tokenized, 13, max_length=16, layout=layout, row_multiple=4)
-    found = run_batches(step, params, batches)
-    assert all("while(" in program.as_text() for program, _ in step._programs.values())
-    assert_close(found["logits"], by_hand["mean"], terms=TERMS)
+    found, _ = run_batches(step, params, batches)
+    assert all("while(" in program.as_text() for program, _ in step.programs.values())
+    assert_close(found["vectors"], by_hand["mean"], terms=TERMS)
 
 
-def test_evaluation_part_by_part(tokenizer, monkeypatch):
+def test_evaluation_in_microbatches(tokenizer, monkeypatch):
     """Results are put together in order, sums added up."""
     graphdef, params = split_model(tiny.model())
     tokenized = tokenize(tiny.CLASSES, tokenizer, 16)
-    batch = parallel.put(next(Batches(tokenized, 13, max_length=16, row_multiple=4).epoch(0)))
-    step = make_eval_step(graphdef, classification)
+    batch = JitEngine().put_batch(
+        next(Batches(tokenized, 13, max_length=16, row_multiple=4).epoch(0))
+    )
+    step = make_eval_step(graphdef, TEXT_CLASSIFICATION)
     whole = step(params, batch)
-    monkeypatch.setattr(training_step, "CACHED_TOKENS", 32)
+    monkeypatch.setattr(cpu, "CACHED_TOKENS", 32)
     parts = step(params, batch)
-    assert set(parts) == {"logits", "loss_sum", "count"}
+    assert set(parts) == {"results", "loss_sum", "count"}
+    whole, parts = tiny.leaves(whole), tiny.leaves(parts)
     for name in whole:
         assert_close(parts[name], whole[name], terms=TERMS, what=name)
 
@@ -97,7 +97,7 @@ def test_evaluation_part_by_part(tokenizer, monkeypatch):
     ],
 )
 def test_how_many_parts(rows, length, parts):
-    assert _cached_parts(rows, length) == parts
+    assert cpu.cached_microbatches(rows, length) == parts
 
 
 def test_unknown_pooling():
@@ -107,15 +107,18 @@ def test_unknown_pooling():
 
 def test_predictions_and_probabilities():
     logits = np.array([[1.0, 3.0, 2.0], [1000.0, -1000.0, 0.0]], np.float32)
-    assert predictions("single_label_classification", logits).tolist() == [1, 0]
-    assert predictions("regression", logits[:, :1]).tolist() == [1.0, 1000.0]
+    config = tiny.model(3).config
+    told = TEXT_CLASSIFICATION.decode(config, {"logits": logits})
+    assert [row["label"] for row in told] == ["1", "0"]
+    told = TEXT_REGRESSION.decode(config, {"logits": logits[:, :1]})
+    assert told == [{"score": 1.0}, {"score": 1000.0}]
     p = probabilities(logits)
     np.testing.assert_allclose(p[0], np.exp([1, 3, 2]) / np.exp([1, 3, 2]).sum(), rtol=1e-9)
     assert p[1].tolist() == [1, 0, 0]
 
 
 def test_a_program_for_each_shape_and_no_more():
-    step = parallel.Compiled(lambda state, batch: state + batch["input_ids"].sum())
+    step = Compiled(lambda state, batch: state + batch["input_ids"].sum())
     for rows in (2, 3, 2, 3):
         out = step(np.float32(1), {"input_ids": np.ones((rows, 4), np.float32)})
         assert float(out) == 1 + 4 * rows
@@ -132,7 +135,7 @@ def test_a_step_waits_for_the_one_before():
 
         return state + 1, powers(batch["input_ids"]).sum()
 
-    step = parallel.Compiled(step, donate=True)
+    step = Compiled(step, donate=True)
     batch = {"input_ids": np.full((500, 500), 1e-3, np.float32)}
     state, first = step(jax.numpy.zeros(()), batch)
     assert not first.is_ready(), "too fast a step: this would show nothing"
@@ -140,8 +143,34 @@ def test_a_step_waits_for_the_one_before():
     assert first.is_ready()
 
 
+@pytest.mark.parametrize("most", [17, 300])
+def test_texts_longer_than_the_model_has_positions_for(tokenizer, most):
+    """They would be NaN, and with them the short ones packed beside."""
+    message = f"max_length={most} is more than the model's 16 positions"
+    with pytest.raises(ValueError, match=message):
+        embed(tiny.encoder(), tokenizer, tiny.TEXTS, max_length=most)
+    with pytest.raises(ValueError, match=message):
+        Predictor(tiny.model(), tokenizer, max_length=most)
+
+
+def test_a_model_that_no_task_is_for(tokenizer):
+    network = BertForTokenClassification(tiny.model().config, rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match=r"no task is known that a BertForTokenClassification"):
+        Predictor(network, tokenizer, max_length=16)
+    with pytest.raises(ValueError, match=r"task text-classification is done by a ForSequenceCl"):
+        Predictor(network, tokenizer, task="text-classification", max_length=16)
+    with pytest.raises(ValueError, match=r"task='ner' must be one of text-classification"):
+        Predictor(network, tokenizer, task="ner", max_length=16)
+    several = tiny.model(problem_type="multi_label_classification")
+    with pytest.raises(ValueError, match=r"is for multi_label_classification, which is none of"):
+        Predictor(several, tokenizer, max_length=16)
+
+
 def test_one_string_is_not_a_list_of_texts(tokenizer):
     """It would be taken letter by letter."""
-    for read in (tiny.trainer(tokenizer, None).predict, lambda text: embed(None, None, text)):
+    for read in (
+        tiny.trainer(tokenizer, None).predict,
+        lambda text: embed(tiny.encoder(), None, text, max_length=16),
+    ):
         with pytest.raises(ValueError, match=r"texts='a good film' is one text"):
             read("a good film")

@@ -3,9 +3,8 @@
 import numpy as np
 import pytest
 
-from jaxbert.training.metrics import compute_scores, selection_metric
-
-CLASSIFICATION = "single_label_classification"
+from jaxbert.tasks import TEXT_CLASSIFICATION, TEXT_REGRESSION
+from jaxbert.tasks.metrics import CLASSIFICATION, REGRESSION, compute_scores
 
 
 def test_classification_by_hand():
@@ -29,35 +28,35 @@ def test_macro_f1_weighs_a_rare_class_as_much():
 def test_regression_by_hand():
     labels = np.array([1.0, 2.0, 3.0, 4.0])
     guesses = np.array([1.0, 4.0, 9.0, 16.0])
-    scores = compute_scores("regression", labels, guesses)
+    scores = compute_scores(REGRESSION, labels, guesses)
     assert scores["mse"] == pytest.approx((0 + 4 + 36 + 144) / 4)
     assert scores["spearman"] == pytest.approx(1)
     deviations = guesses - 7.5
     pearson = (np.array([-1.5, -0.5, 0.5, 1.5]) @ deviations) / np.sqrt(5 * deviations @ deviations)
     assert scores["pearson"] == pytest.approx(pearson)
-    ties = compute_scores("regression", labels, np.array([3.0, 1.0, 1.0, 0.0]))
+    ties = compute_scores(REGRESSION, labels, np.array([3.0, 1.0, 1.0, 0.0]))
     assert ties["spearman"] == pytest.approx(-4.5 / np.sqrt(5 * 4.5))
 
 
 def test_a_constant_correlates_with_nothing():
-    scores = compute_scores("regression", np.array([1.0, 2.0]), np.array([3.0, 3.0]))
+    scores = compute_scores(REGRESSION, np.array([1.0, 2.0]), np.array([3.0, 3.0]))
     assert scores["pearson"] == scores["spearman"] == 0
 
 
 @pytest.mark.parametrize(
-    ("problem", "name", "wanted"),
+    ("task", "name", "wanted"),
     [
-        (CLASSIFICATION, None, ("accuracy", True)),
-        (CLASSIFICATION, "macro_f1", ("macro_f1", True)),
-        (CLASSIFICATION, "loss", ("loss", False)),
-        ("regression", None, ("mse", False)),
-        ("regression", "pearson", ("pearson", True)),
+        (TEXT_CLASSIFICATION, None, ("accuracy", True)),
+        (TEXT_CLASSIFICATION, "macro_f1", ("macro_f1", True)),
+        (TEXT_CLASSIFICATION, "loss", ("loss", False)),
+        (TEXT_REGRESSION, None, ("mse", False)),
+        (TEXT_REGRESSION, "pearson", ("pearson", True)),
     ],
 )
-def test_selection_metric(problem, name, wanted):
-    assert selection_metric(problem, name) == wanted
+def test_selection_metric(task, name, wanted):
+    assert task.selection_metric(name) == wanted
 
 
 def test_unknown_metric_names_those_there_are():
     with pytest.raises(ValueError, match="'f1' is not one of accuracy, macro_f1, matthews, loss"):
-        selection_metric(CLASSIFICATION, "f1")
+        TEXT_CLASSIFICATION.selection_metric("f1")

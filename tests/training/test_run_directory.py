@@ -7,6 +7,7 @@ import pytest
 import tiny
 from tiny import CLASSES
 
+from jaxbert.errors import InputError
 from jaxbert.optim import OptimizerConfig
 from jaxbert.training import Trainer
 from jaxbert.training.checkpoint import Checkpoints
@@ -126,6 +127,13 @@ def test_run_json_is_replaced_whole(tmp_path):
     with pytest.raises(ValueError, match="JSON"):
         write_run(tmp_path, {"step": float("nan")})
     assert read_run(tmp_path) == {"step": 1}
+
+
+@pytest.mark.parametrize("content", [b'{"status"', b"\xff\xfe", b"[]"])
+def test_a_damaged_run_json_is_named(tmp_path, content):
+    (tmp_path / "run.json").write_bytes(content)
+    with pytest.raises(InputError, match=r"run\.json .*; put it back, or start anew with --over"):
+        read_run(tmp_path)
 
 
 def test_a_log_keeps_what_was_done_and_whole(tmp_path):

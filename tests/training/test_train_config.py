@@ -5,8 +5,10 @@ import json
 
 import pytest
 
+from jaxbert.errors import InputError
 from jaxbert.optim import OptimizerConfig
 from jaxbert.training import TrainConfig
+from jaxbert.training.config import ENGINES
 
 
 def test_json_round_trip():
@@ -56,3 +58,25 @@ def test_unknown_keys_are_all_named():
         TrainConfig.from_dict({"lr": 1, "batchsize": 2, "epochs": 3})
     with pytest.raises(ValueError, match="optimizer: unknown lr"):
         TrainConfig.from_dict({"optimizer": {"lr": 1}})
+
+
+@pytest.mark.parametrize("optimizer", [5, None, ["adamw"]])
+def test_a_single_value_for_the_optimizer_is_refused_by_name(optimizer):
+    with pytest.raises(InputError, match=r"optimizer=.*it holds settings by name"):
+        TrainConfig.from_dict({"optimizer": optimizer})
+
+
+def test_an_optimizer_that_is_one_already_is_taken():
+    optimizer = OptimizerConfig(learning_rate=1.0)
+    assert TrainConfig.from_dict({"optimizer": optimizer}).optimizer is optimizer
+
+
+def test_the_engines_that_flags_offer_are_those_there_are():
+    from jaxbert.training import engines
+
+    assert engines.ENGINES == ENGINES
+
+
+def test_every_field_says_what_it_is():
+    for field in dataclasses.fields(TrainConfig):
+        assert field.name == "optimizer" or field.metadata["help"], field.name

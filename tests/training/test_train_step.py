@@ -1,5 +1,7 @@
 """The step computes one thing however the batch is laid out, split up, or masked by dropout."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -12,10 +14,12 @@ from jaxbert.models import (
     BertConfig,
     BertForSequenceClassification,
     BertForTokenClassification,
+    Compute,
     split_model,
 )
-from jaxbert.optim import OptimizerConfig, make_optimizer, trainable_mask
-from jaxbert.training.losses import classification, token_classification
+from jaxbert.optim import OptimizerConfig, RatePlan
+from jaxbert.tasks import TEXT_CLASSIFICATION
+from jaxbert.tasks.losses import token_classification
 from jaxbert.training.step import all_finite, init_state, make_eval_step, make_train_step
 
 BATCH = 8
@@ -30,18 +34,23 @@ def network(rate, cls=BertForSequenceClassification, **config):
     return split_model(cls(config, rngs=nnx.Rngs(0)))
 
 
-def one_step(split, tokenized, layout, *, parts=1, loss=classification, optimizer=tiny.PLAIN):
+TOKENS = dataclasses.replace(
+    TEXT_CLASSIFICATION,
+    loss=lambda outputs, batch, smoothing: token_classification(outputs.logits, batch["labels"]),
+)
+
+
+def one_step(split, tokenized, layout, *, parts=1, task=TEXT_CLASSIFICATION, optimizer=tiny.PLAIN):
     """(loss, count, gradient norm, parameters before minus after, new state) of the first batch."""
     graphdef, params = split
-    chain = make_optimizer(optimizer, params, 10, 2)
-    trainable = trainable_mask(optimizer, params)
-    step = make_train_step(graphdef, chain, loss, trainable=trainable, accumulation=parts)
+    plan = RatePlan.make(optimizer, params, 10, 2)
+    step = make_train_step(graphdef, plan, task, accumulation=parts)
     batches = Batches(tokenized, BATCH, max_length=16, layout=layout, row_multiple=parts)
     batch = next(batches.epoch(0))
     if layout == "packed":
         assert batch["segment_starts"].shape[1] > 1  # rows are shared
     batch.pop("example_ids")
-    state, values = jax.jit(step)(init_state(params, chain, 3), batch)
+    state, values = jax.jit(step)(init_state(params, plan.optimizer, 3), batch)
     moved = jax.tree.map(lambda a, b: np.asarray(a) - np.asarray(b), params, state.params)
     return float(values["loss"]), float(values["count"]), float(values["grad_norm"]), moved, state
 
@@ -84,15 +93,15 @@ def test_dropout_does_something_and_changes_with_the_step(tokenized, padded):
     assert abs(padded[0.3][0] - padded[0.0][0]) > 1e-3
     graphdef, params = network(0.3)
     still = OptimizerConfig(**(vars(tiny.PLAIN) | {"learning_rate": 1e-30}))
-    chain = make_optimizer(still, params, 10, 2)
-    step = make_train_step(graphdef, chain, classification, trainable=trainable_mask(still, params))
+    plan = RatePlan.make(still, params, 10, 2)
+    step = make_train_step(graphdef, plan, TEXT_CLASSIFICATION)
     batch = next(Batches(tokenized, BATCH, max_length=16).epoch(0))
     batch.pop("example_ids")
     step = jax.jit(step)
-    state, first = step(init_state(params, chain, 3), batch)
+    state, first = step(init_state(params, plan.optimizer, 3), batch)
     _, second = step(state, batch)
-    _, other_seed = step(init_state(params, chain, 4), batch)
-    _, again = step(init_state(params, chain, 3), batch)
+    _, other_seed = step(init_state(params, plan.optimizer, 4), batch)
+    _, again = step(init_state(params, plan.optimizer, 3), batch)
     losses = [float(v["loss"]) for v in (first, second, other_seed)]
     assert len(set(losses)) == 3
     assert float(again["loss"]) == losses[0]
@@ -101,12 +110,11 @@ def test_dropout_does_something_and_changes_with_the_step(tokenized, padded):
 def test_norms_of_the_parts_make_the_whole(tokenized):
     graphdef, params = network(0.0)
     optimizer = OptimizerConfig(**(vars(tiny.PLAIN) | {"frozen": ["embeddings"]}))
-    chain = make_optimizer(optimizer, params, 10, 2)
-    trainable = trainable_mask(optimizer, params)
-    step = jax.jit(make_train_step(graphdef, chain, classification, trainable=trainable))
+    plan = RatePlan.make(optimizer, params, 10, 2)
+    step = jax.jit(make_train_step(graphdef, plan, TEXT_CLASSIFICATION))
     batch = next(Batches(tokenized, BATCH, max_length=16).epoch(0))
     batch.pop("example_ids")
-    before = init_state(params, chain, 0)
+    before = init_state(params, plan.optimizer, 0)
     rates = {"embeddings": 0.0, "layer_0": 0.0, "pooler": 1.0, "head": 2.0}
     state, values = step(before, batch, rates)
     norms = {label: float(norm) for label, norm in values["grad_norms"].items()}
@@ -114,7 +122,7 @@ def test_norms_of_the_parts_make_the_whole(tokenized):
     whole = np.sqrt(sum(norm**2 for norm in norms.values()))
     assert float(values["grad_norm"]) == pytest.approx(whole, rel=1e-6)
     # Plain SGD: what a group moves by is its rate times its gradient.
-    for label, name in [("layer_0", "bert/encoder"), ("pooler", "bert/pooler"), ("head", "cl")]:
+    for label, name in [("layer_0", "encoder/l"), ("pooler", "encoder/p"), ("head", "head")]:
         moved = [
             np.square(leaf - tiny.leaves(state.params)[path]).sum()
             for path, leaf in tiny.leaves(params).items()
@@ -127,11 +135,11 @@ def test_token_tasks_too(tokenized):
     labels = (tokenized.input_ids % 3).astype(np.int32)
     labels[tokenized.offsets[:-1]] = -100
     data = Tokenized(
-        tokenized.input_ids, tokenized.token_type_ids, tokenized.offsets, token_labels=labels
+        tokenized.input_ids, tokenized.token_type_ids, tokenized.offsets, labels, "token"
     )
     split = network(0.3, BertForTokenClassification, num_labels=3)
     results = [
-        one_step(split, data, layout, parts=parts, loss=token_classification)
+        one_step(split, data, layout, parts=parts, task=TOKENS)
         for layout, parts in (("padded", 1), ("packed", 2))
     ]
     ends = tokenized.offsets[BATCH]
@@ -149,7 +157,7 @@ def test_gradient_is_that_of_the_mean_loss(tokenized):
     )
     batch = next(Batches(tokenized, BATCH, max_length=16, layout="padded").epoch(0))
     batch.pop("example_ids")
-    evaluate = jax.jit(make_eval_step(graphdef, classification))
+    evaluate = jax.jit(make_eval_step(graphdef, TEXT_CLASSIFICATION))
 
     def mean_loss(distance):
         there = jax.tree.map(lambda p, g: p + distance * g / norm, params, gradient)
@@ -166,11 +174,11 @@ def test_frozen_groups_rest_and_hold_no_moments(tokenized):
     split = network(0.1)
     *_, norm, moved, state = one_step(split, tokenized, "packed", optimizer=frozen)
     for path, distance in tiny.leaves(moved).items():
-        assert (not distance.any()) == path.startswith("bert/embeddings/"), path
-    tiny.assert_equal(split[1]["bert"]["embeddings"], state.params["bert"]["embeddings"])
+        assert (not distance.any()) == path.startswith("encoder/embeddings/"), path
+    tiny.assert_equal(split[1]["encoder"]["embeddings"], state.params["encoder"]["embeddings"])
     held = sum(leaf.size for leaf in jax.tree.leaves(state.opt_state))
     sizes = {path: leaf.size for path, leaf in tiny.leaves(split[1]).items()}
-    moving = sum(n for path, n in sizes.items() if not path.startswith("bert/embeddings/"))
+    moving = sum(n for path, n in sizes.items() if not path.startswith("encoder/embeddings/"))
     assert 2 * moving <= held < 2 * moving + 50  # two moments each, and a few counts
     everything = one_step(split, tokenized, "packed")
     assert norm < everything[2]  # the frozen gradient does not count
@@ -178,20 +186,49 @@ def test_frozen_groups_rest_and_hold_no_moments(tokenized):
 
 def test_evaluation_draws_no_dropout_and_ignores_absent_labels(tokenized):
     graphdef, params = network(0.3)
-    evaluate = jax.jit(make_eval_step(graphdef, classification))
+    evaluate = jax.jit(make_eval_step(graphdef, TEXT_CLASSIFICATION))
     batch = next(Batches(tokenized, BATCH, max_length=16).epoch(0))
     batch.pop("example_ids")
     out = evaluate(params, batch)
-    plain = jax.jit(make_eval_step(network(0.0)[0], classification))(params, batch)
-    np.testing.assert_array_equal(out["logits"], plain["logits"])
+    plain = jax.jit(make_eval_step(network(0.0)[0], TEXT_CLASSIFICATION))(params, batch)
+    np.testing.assert_array_equal(out["results"]["logits"], plain["results"]["logits"])
     assert float(out["count"]) == BATCH
     batch.pop("labels")
-    assert set(evaluate(params, batch)) == {"logits"}
+    assert set(evaluate(params, batch)) == {"results"}
+
+
+def test_low_precision_parameters_have_float32_masters(tokenized):
+    """A step of 1e-4 is smaller than what bfloat16 tells apart at 1: without them nothing moves."""
+    config = BertConfig(**(tiny.SHAPE | {"num_hidden_layers": 1, "hidden_dropout_prob": 0.0,
+                                         "attention_probs_dropout_prob": 0.0}))  # fmt: skip
+    moved = {}
+    for dtype in ("float32", "bfloat16"):
+        graphdef, params = split_model(
+            BertForSequenceClassification(
+                config, rngs=nnx.Rngs(0), compute=Compute(param_dtype=dtype)
+            )
+        )
+        optimizer = OptimizerConfig(learning_rate=1e-4, schedule="constant", layer_decay=1.0)
+        plan = RatePlan.make(optimizer, params, 10, 2)
+        step = jax.jit(make_train_step(graphdef, plan, TEXT_CLASSIFICATION, param_dtype=dtype))
+        state = before = init_state(params, plan.optimizer, 3)
+        batch = next(Batches(tokenized, BATCH, max_length=16).epoch(0))
+        batch.pop("example_ids")
+        for _ in range(4):
+            state, _ = step(state, batch)
+        scale = (
+            tiny.leaves(s.params)["encoder/layers/0/output_norm/scale"] for s in (before, state)
+        )
+        start, end = scale
+        assert end.dtype == np.float32
+        moved[dtype] = end - start
+    assert np.abs(moved["bfloat16"]).min() > 1e-4
+    np.testing.assert_allclose(moved["bfloat16"], moved["float32"], atol=1e-4)
 
 
 def test_all_finite_sees_one_bad_number():
     params = split_model(tiny.model())[1]
     assert all_finite(params)
     for bad in (np.nan, np.inf):
-        params["classifier"]["bias"] = params["classifier"]["bias"].at[1].set(bad)
+        params["head"]["classifier"]["bias"] = params["head"]["classifier"]["bias"].at[1].set(bad)
         assert not all_finite(params)

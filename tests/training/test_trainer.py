@@ -12,31 +12,19 @@ from tolerance import assert_close, network_terms
 from jaxbert.data import Examples
 from jaxbert.models import BertForSequenceClassification, split_model
 from jaxbert.optim import OptimizerConfig
-from jaxbert.training import Trainer
-from jaxbert.training.inference import probabilities, run_batches
-from jaxbert.training.trainer import initial_params
+from jaxbert.tasks.text_classification import probabilities
+from jaxbert.training.assemble import initial_params
+from jaxbert.training.predictor import Predictor
 
 
 def scripted(monkeypatch, scores):
     """Evaluation says these accuracies, one after the other."""
     scores = iter(scores)
 
-    def score(self, params, batches, examples):
-        return {"loss": 1.0, "accuracy": next(scores)}
+    def scorer(self, examples):
+        return lambda params: {"loss": 1.0, "accuracy": next(scores)}
 
-    monkeypatch.setattr(Trainer, "_score", score)
-
-
-def seen_params(monkeypatch):
-    """The parameters of every evaluation, copied."""
-    seen, score = [], Trainer._score
-
-    def watched(self, params, *args, **kwargs):
-        seen.append(jax.tree.map(np.array, params))
-        return score(self, params, *args, **kwargs)
-
-    monkeypatch.setattr(Trainer, "_score", watched)
-    return seen
+    monkeypatch.setattr(Predictor, "scorer", scorer)
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +50,7 @@ def test_a_run_leaves_its_evidence(finished):
     assert list((output / "tensorboard").iterdir())
     kept = {path.name for path in (output / "checkpoints").iterdir()}
     assert kept == {"10", "12", str(run["best"]["step"])}
-    assert trainer.problem_type == "single_label_classification"
+    assert trainer.task.name == run["task"] == "text-classification"
 
 
 def test_the_saved_model_says_what_it_is_for(finished):
@@ -85,27 +73,30 @@ def test_the_callers_model_is_left_alone(tokenizer):
 
 @pytest.mark.parametrize("layout", ["packed", "bucketed", "padded"])
 def test_no_more_programs_than_shapes(tokenizer, layout):
-    trainer = tiny.trainer(tokenizer, layout=layout, accumulation=2, evaluation=CLASSES, epochs=2)
+    trainer = tiny.trainer(
+        tokenizer, layout=layout, accumulation=2, evaluation=CLASSES, epochs=2, programs={}
+    )
     run = trainer.fit()
     possible = {(s.rows, s.length) for s in trainer._train.shapes}
     assert set(map(tuple, run["compilation"]["train_shapes"])) <= possible
     assert len(run["compilation"]["train_shapes"]) <= run["compilation"]["possible_shapes"]
-    known = possible | {(s.rows, s.length) for s in trainer._evaluation.shapes}
-    assert len(trainer._eval_step.shapes) == len(set(trainer._eval_step.shapes))
-    assert set(trainer._eval_step.shapes) <= known
+    known = possible | {(s.rows, s.length) for s in trainer.predictor.batches(CLASSES).shapes}
+    compiled = trainer.predictor.step.shapes
+    assert len(compiled) == len(set(compiled))
+    assert set(compiled) <= known
 
 
 def test_evaluation_counts_each_example_once(finished):
     """Thirteen examples in fours: the last batch has one."""
     trainer, _, _ = finished
-    batches = trainer._batches(CLASSES)
+    batches = trainer.predictor.batches(CLASSES)
     assert len(CLASSES) % batches.batch_size == 1
-    found = run_batches(trainer._eval_step, split_model(trainer.model)[1], batches)
+    found, loss = trainer.predictor.run(split_model(trainer.model)[1], batches)
     one_by_one = np.concatenate([trainer.logits([text]) for text in CLASSES.texts])
     assert_close(found["logits"], one_by_one, terms=network_terms(trainer.model.config, 16))
     p = probabilities(one_by_one)[np.arange(13), CLASSES.labels]
     scores = trainer.evaluate(CLASSES)
-    assert scores["loss"] == found["loss"] == pytest.approx(-np.log(p).mean(), abs=1e-5)
+    assert scores["loss"] == loss == pytest.approx(-np.log(p).mean(), abs=1e-5)
     assert scores["accuracy"] == (one_by_one.argmax(-1) == CLASSES.labels).mean()
 
 
@@ -125,20 +116,23 @@ def test_predictions_come_in_the_order_of_the_texts(finished):
 
 @pytest.mark.parametrize("written", [True, False])
 def test_the_best_model_is_kept(tokenizer, tmp_path, monkeypatch, written):
-    seen = seen_params(monkeypatch)
-    watched = Trainer._score
+    seen = []
+    accuracies = iter([0.5, 0.9, 0.9, 0.2])  # the second is best: an equal one is no better
+
+    def scorer(self, examples):
+        def score(params):
+            seen.append(jax.tree.map(np.array, params))
+            return {"loss": 1.0, "accuracy": next(accuracies)}
+
+        return score
+
+    monkeypatch.setattr(Predictor, "scorer", scorer)
     trainer = tiny.trainer(
         tokenizer,
         output=tmp_path / "out" if written else None,
         evaluation=CLASSES,
         eval_every=3,
     )
-    accuracies = iter([0.5, 0.9, 0.9, 0.2])  # the second is best: an equal one is no better
-
-    def score(self, *args, **kwargs):
-        return watched(self, *args, **kwargs) | {"accuracy": next(accuracies)}
-
-    monkeypatch.setattr(Trainer, "_score", score)
     run = trainer.fit()
     assert run["best"] == {"metric": "accuracy", "score": 0.9, "step": 6}
     assert len(seen) == 4
@@ -150,7 +144,7 @@ def test_the_best_model_is_kept(tokenizer, tmp_path, monkeypatch, written):
 
 def test_less_is_better_for_the_loss(tokenizer, monkeypatch):
     losses = iter([0.5, 0.9, 0.3])
-    monkeypatch.setattr(Trainer, "_score", lambda *a, **k: {"loss": next(losses)})
+    monkeypatch.setattr(Predictor, "scorer", lambda *_: lambda params: {"loss": next(losses)})
     run = tiny.trainer(tokenizer, evaluation=CLASSES, metric="loss").fit()
     assert run["best"] == {"metric": "loss", "score": 0.3, "step": 12}
 
@@ -205,15 +199,15 @@ def test_regression(tokenizer, tmp_path):
     assert saved.config.problem_type == "regression"
 
 
-def test_reinitialised_layers_start_afresh_and_alone(tokenizer):
-    anew = dataclasses.replace(tiny.ADAMW, reinitialise_layers=1)
+def test_reinitialized_layers_start_afresh_and_alone(tokenizer):
+    anew = dataclasses.replace(tiny.ADAMW, reinitialize_layers=1)
     trainer = tiny.trainer(tokenizer, optimizer=anew, network=tiny.model(seed=9))
     old = tiny.leaves(split_model(tiny.model(seed=9))[1])
     start = tiny.leaves(initial_params(trainer._model, trainer.config))
     fresh = {k for k in old if not np.array_equal(old[k], start[k])}
     assert fresh
-    assert all(k.startswith(("bert/encoder/layers/1/", "bert/pooler/")) for k in fresh)
-    drawn = {k for k in old if k.startswith(("bert/encoder/layers/1/", "bert/pooler/"))}
+    assert all(k.startswith(("encoder/layers/1/", "encoder/pooler/")) for k in fresh)
+    drawn = {k for k in old if k.startswith(("encoder/layers/1/", "encoder/pooler/"))}
     assert {k for k in drawn if k.endswith("kernel")} <= fresh
     again = tiny.trainer(tokenizer, optimizer=anew, network=tiny.model(seed=9))
     tiny.assert_equal(
@@ -226,7 +220,7 @@ def test_frozen_embeddings_rest_through_a_run(tokenizer):
     trainer = tiny.trainer(tokenizer, optimizer=frozen, epochs=1)
     trainer.fit()
     after, before = split_model(trainer.model)[1], split_model(tiny.model())[1]
-    tiny.assert_equal(after["bert"]["embeddings"], before["bert"]["embeddings"])
+    tiny.assert_equal(after["encoder"]["embeddings"], before["encoder"]["embeddings"])
 
 
 OTHER_NAMES = dataclasses.replace(CLASSES, label_names=("good", "bad"), source="other.csv")
@@ -234,7 +228,7 @@ UNLABELLED = Examples(CLASSES.texts, source="plain.csv")
 REFUSED = {
     "no labels": (dict(train=UNLABELLED), "plain.csv: training needs labels"),
     "unlabelled evaluation": (dict(evaluation=UNLABELLED), "plain.csv: evaluation needs labels"),
-    "other kind": (dict(evaluation=NUMBERS), "labels of scores.csv are regression"),
+    "other kind": (dict(evaluation=NUMBERS), "labels of scores.csv are for text-regression"),
     "other order": (
         dict(evaluation=OTHER_NAMES),
         r"other.csv numbers its labels good, bad, the model bad, good; .*label_names=",
@@ -243,6 +237,14 @@ REFUSED = {
     "wide regression": (
         dict(train=NUMBERS, network=tiny.model(2)),
         "regression needs num_labels=1, the model has 2",
+    ),
+    "smoothed numbers": (
+        dict(train=NUMBERS, network=tiny.model(1), label_smoothing=0.1),
+        "label_smoothing=0.1 has no meaning for text-regression",
+    ),
+    "another task": (
+        dict(task="text-regression", network=tiny.model(1)),
+        "task text-regression, but the labels of films.csv are for text-classification",
     ),
     "narrow": (dict(network=tiny.model(1)), "has 2 labels .* num_labels=1"),
     "nothing to evaluate": (

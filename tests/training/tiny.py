@@ -30,8 +30,8 @@ TEXTS = (
     "very weak",
 )
 LABELS = np.array([1, 0, 1, 1, 0, 0, 1, 0, 0, 1, 0, 1, 0], np.int32)
-CLASSES = Examples(TEXTS, None, LABELS, ("bad", "good"), "single_label_classification", "films.csv")
-NUMBERS = Examples(TEXTS, None, LABELS * 2.5 - 1, None, "regression", "scores.csv")
+CLASSES = Examples(TEXTS, None, LABELS, ("bad", "good"), "text-classification", "films.csv")
+NUMBERS = Examples(TEXTS, None, LABELS * 2.5 - 1, None, "text-regression", "scores.csv")
 SHAPE = dict(
     vocab_size=len(WORDS),
     hidden_size=16,
@@ -68,10 +68,13 @@ def encoder(**config):
 
 
 def trainer(tokenizer, train=CLASSES, output=None, *, network=None, evaluation=None, **config):
-    """A trainer of three epochs of four steps; arguments that `Trainer` knows go to it."""
-    own = {k: config.pop(k) for k in ("overwrite", "resume") if k in config}
+    """A trainer of three epochs of four steps; arguments that `Trainer` knows go to it.
+
+    Trainers of one configuration compile the same programs: once is enough for all of them.
+    """
+    own = {k: config.pop(k) for k in ("overwrite", "resume", "programs", "task") if k in config}
     defaults = dict(epochs=3, batch_size=4, max_length=16, log_every=1, optimizer=ADAMW, seed=5)
-    made = Trainer(
+    return Trainer(
         network or model(1 if train is NUMBERS else 2),
         tokenizer,
         train=train,
@@ -79,32 +82,11 @@ def trainer(tokenizer, train=CLASSES, output=None, *, network=None, evaluation=N
         config=TrainConfig(**(defaults | config)),
         output=output,
         progress=False,
-        **own,
+        **({"programs": PROGRAMS} | own),
     )
-    return _share_programs(made)
 
 
-_programs = {}
-
-
-def _share_programs(made):
-    """Trainers of one configuration compile the same programs: once is enough for all of them."""
-    names = (
-        "optimizer", "epochs", "batch_size", "accumulation", "layout", "label_smoothing",
-        "parallel", "mesh",
-    )  # fmt: skip
-    settings = tuple(getattr(made.config, name) for name in names)
-    examples = made._examples["train"]
-    key = (settings, made.model.config, examples and examples.fingerprint)
-
-    def loop(checkpoints):
-        built = type(made)._loop(made, checkpoints)
-        built.compiled._programs = _programs.setdefault(("train", *key), {})
-        return built
-
-    made._loop = loop
-    made._eval_step._programs = _programs.setdefault(("eval", settings[2:], made.model.config), {})
-    return made
+PROGRAMS = {}
 
 
 def lines(directory):

@@ -145,3 +145,15 @@ def assert_trained_alike(got, want, start, *, terms, steps, adam_rate=None):
         if adam:
             assert_at_most(size(error), adam_rate, f"{path}, the largest")
         assert_at_most(np.mean(error) if adam else size(error), bound, path)
+
+
+def assert_followed(got, want, *, steps, rate, beta2=None, what=""):
+    """Parameters after `steps` steps of an optimizer given the same gradients, against float64.
+
+    A step is some 20 operations. Adam's correction also divides by the root of 1 - beta2^t, where
+    float32 has lost digits: beta2^t is off by 2 UNIT at most, the root by UNIT / (1 - beta2^t), for
+    beta2 = 0.999 and the first step 6e-5. No chance is in that, so it has no margin.
+    """
+    lost = 0.0 if beta2 is None else sum(UNIT["float32"] / (1 - beta2**t) for t in steps)
+    bound = MARGIN * rounding(20 * len(steps)) * max(size(want), 1.0) + rate * lost
+    assert_at_most(size(np.subtract(got, want)), bound, what)

@@ -6,7 +6,7 @@ from flax import nnx
 
 import jaxbert.models as models
 from jaxbert.models import BertConfig
-from jaxbert.models.families import BERT
+from jaxbert.models.families.bert import BERT
 from jaxbert.weights.rename import Rename, pair
 
 ENCODER = {
@@ -18,7 +18,7 @@ ENCODER = {
 }
 for i in range(2):
     ENCODER |= {
-        f"encoder.layer.{i}.{theirs}": f"encoder/layers/{i}/{ours}"
+        f"encoder.layer.{i}.{theirs}": f"layers/{i}/{ours}"
         for theirs, ours in {
             "attention.self.query.weight": "attention/query/kernel",
             "attention.self.query.bias": "attention/query/bias",
@@ -39,23 +39,26 @@ for i in range(2):
         }.items()
     }
 POOLER = {"pooler.dense.weight": "pooler/kernel", "pooler.dense.bias": "pooler/bias"}
-CLASSIFIER = {"classifier.weight": "classifier/kernel", "classifier.bias": "classifier/bias"}
+CLASSIFIER = {
+    "classifier.weight": "head/classifier/kernel",
+    "classifier.bias": "head/classifier/bias",
+}
 PREDICTIONS = {
-    "cls.predictions.transform.dense.weight": "predictions/transform/kernel",
-    "cls.predictions.transform.dense.bias": "predictions/transform/bias",
-    "cls.predictions.transform.LayerNorm.weight": "predictions/layer_norm/scale",
-    "cls.predictions.transform.LayerNorm.bias": "predictions/layer_norm/bias",
-    "cls.predictions.bias": "predictions/bias",
+    "cls.predictions.transform.dense.weight": "head/predictions/transform/kernel",
+    "cls.predictions.transform.dense.bias": "head/predictions/transform/bias",
+    "cls.predictions.transform.LayerNorm.weight": "head/predictions/layer_norm/scale",
+    "cls.predictions.transform.LayerNorm.bias": "head/predictions/layer_norm/bias",
+    "cls.predictions.bias": "head/predictions/bias",
 }
 NEXT_SENTENCE = {
-    "cls.seq_relationship.weight": "seq_relationship/kernel",
-    "cls.seq_relationship.bias": "seq_relationship/bias",
+    "cls.seq_relationship.weight": "head/seq_relationship/kernel",
+    "cls.seq_relationship.bias": "head/seq_relationship/bias",
 }
-ANSWERS = {"qa_outputs.weight": "qa_outputs/kernel", "qa_outputs.bias": "qa_outputs/bias"}
+ANSWERS = {"qa_outputs.weight": "head/qa_outputs/kernel", "qa_outputs.bias": "head/qa_outputs/bias"}
 
 
 def inside(names):
-    return {f"bert.{theirs}": f"bert/{ours}" for theirs, ours in names.items()}
+    return {f"bert.{theirs}": f"encoder/{ours}" for theirs, ours in names.items()}
 
 
 NAMES = {

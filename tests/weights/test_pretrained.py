@@ -40,7 +40,7 @@ def test_load_and_save_gives_the_same_bytes(tmp_path, task, dtype):
     tensors = hf_tensors(task, TYPES[dtype])
     source = write(tmp_path / "in", task, tensors)
     model, report = load_pretrained(getattr(models, task), source, param_dtype=dtype)
-    assert (report.directory, report.initialised, report.unused) == (source, (), ())
+    assert (report.directory, report.initialized, report.unused) == (source, (), ())
     model.save_pretrained(tmp_path / "out")
     assert_same(load_file(tmp_path / "out" / "model.safetensors"), tensors)
     hf = json.loads((tmp_path / "out" / "config.json").read_text())
@@ -58,13 +58,13 @@ def test_a_kernel_is_the_transposed_weight_and_the_rest_is_as_stored(tmp_path):
     ours = parameters(model)
     layer = "bert.encoder.layer.1"
     for path, name in {
-        "bert/encoder/layers/1/intermediate/kernel": f"{layer}.intermediate.dense.weight",
-        "bert/pooler/kernel": "bert.pooler.dense.weight",
-        "classifier/kernel": "classifier.weight",
+        "encoder/layers/1/intermediate/kernel": f"{layer}.intermediate.dense.weight",
+        "encoder/pooler/kernel": "bert.pooler.dense.weight",
+        "head/classifier/kernel": "classifier.weight",
     }.items():
         np.testing.assert_array_equal(ours[path], tensors[name].T)
     words = tensors["bert.embeddings.word_embeddings.weight"]
-    np.testing.assert_array_equal(ours["bert/embeddings/word_embeddings/embedding"], words)
+    np.testing.assert_array_equal(ours["encoder/embeddings/word_embeddings/embedding"], words)
 
 
 @pytest.mark.parametrize("stored", TYPES)
@@ -120,7 +120,7 @@ def test_a_subclass_loads_and_saves_as_what_it_derives_from(tmp_path):
 
     source = write(tmp_path / "in", "BertForSequenceClassification")
     model, report = load_pretrained(Mine, source)
-    assert (type(model), report.initialised) == (Mine, ())
+    assert (type(model), report.initialized) == (Mine, ())
     model.save_pretrained(tmp_path / "out")
     hf = json.loads((tmp_path / "out" / "config.json").read_text())
     assert hf["architectures"] == ["BertForSequenceClassification"]
@@ -187,7 +187,7 @@ def test_key_variants_load_as_todays_names(tmp_path, variant):
     today = write(tmp_path / "today", "BertForPreTraining", tensors)
     old = write(tmp_path / "old", "BertForPreTraining", variant(tensors))
     model, report = load_pretrained(BertForPreTraining, old)
-    assert (report.initialised, report.unused) == ((), ())
+    assert (report.initialized, report.unused) == ((), ())
     assert_same(parameters(model), parameters(BertForPreTraining.from_pretrained(today)))
     model.save_pretrained(tmp_path / "saved")
     assert_same(load_file(tmp_path / "saved" / "model.safetensors"), tensors)
@@ -196,16 +196,16 @@ def test_key_variants_load_as_todays_names(tmp_path, variant):
 def test_the_base_model_takes_prefixed_names(tmp_path):
     tensors = {f"bert.{name}": array for name, array in hf_tensors("BertModel").items()}
     _, report = load_pretrained(BertModel, write(tmp_path, "BertModel", tensors))
-    assert (report.initialised, report.unused) == ((), ())
+    assert (report.initialized, report.unused) == ((), ())
 
 
 def test_a_missing_pooler_is_drawn_and_reported(tmp_path, caplog):
     tensors = {n: x for n, x in hf_tensors("BertModel").items() if "pooler" not in n}
     model, report = load_pretrained(BertModel, write(tmp_path, "BertModel", tensors))
-    assert report.initialised == ("pooler/bias", "pooler/kernel")
+    assert report.initialized == ("pooler/bias", "pooler/kernel")
     (record,) = caplog.records
     assert record.getMessage() == (
-        f"BertModel from {tmp_path}: newly initialised, train before use: "
+        f"BertModel from {tmp_path}: newly initialized, train before use: "
         "pooler/bias, pooler/kernel"
     )
     assert 0 < parameters(model)["pooler/kernel"].std() < 0.05

@@ -105,9 +105,9 @@ FAMILY = Family(
 def test_a_task_model_has_the_encoder_under_its_prefix():
     assert FAMILY.rows("Base") == FAMILY.encoder
     assert FAMILY.rows("Task") == (
-        Rename("base.embed.w", "base/embed/w"),
-        Rename("base.pool.w", "base/pool/w", True),
-        Rename("out.w", "out/w"),
+        Rename("base.embed.w", "encoder/embed/w"),
+        Rename("base.pool.w", "encoder/pool/w", True),
+        Rename("out.w", "head/out/w"),
     )
 
 

@@ -9,12 +9,14 @@ import tiny
 from flax import nnx
 from tolerance import assert_close, assert_losses_alike, assert_trained_alike, network_terms
 
+from jaxbert.cpu import TemporaryBlock
 from jaxbert.data import Batches
 from jaxbert.models import BertConfig, BertForSequenceClassification, split_model
-from jaxbert.optim import OptimizerConfig, make_optimizer, trainable_mask
-from jaxbert.training import parallel
-from jaxbert.training.inference import embed, run_batches
-from jaxbert.training.losses import classification
+from jaxbert.optim import OptimizerConfig, RatePlan
+from jaxbert.tasks import TEXT_CLASSIFICATION
+from jaxbert.training.embedding import embed
+from jaxbert.training.engines import Compiled, Engine, make_engine
+from jaxbert.training.predictor import run_batches
 from jaxbert.training.step import init_state, make_eval_step, make_train_step
 
 STEPS, BATCH = 20, 8
@@ -31,8 +33,8 @@ ENGINES = [("pmap", 2), ("pmap", 4), ("pmap", 8), *(("mesh", mesh) for mesh in M
 
 def engine(name="jit", what=None):
     if name == "pmap":
-        return parallel.make_engine(name, devices=jax.devices()[:what])
-    return parallel.make_engine(name, what)
+        return make_engine(name, devices=jax.devices()[:what])
+    return make_engine(name, what)
 
 
 @pytest.fixture(scope="module")
@@ -48,19 +50,14 @@ _compiled = {}  # tests share what compiles to the same
 def start(network, optimizer, chosen, accumulation=1):
     """(the compiled step, the state before the first)."""
     graphdef, params = network
-    chain = make_optimizer(optimizer, params, STEPS, 2)
+    plan = RatePlan.make(optimizer, params, STEPS, 2)
     step = make_train_step(
-        graphdef,
-        chain,
-        classification,
-        trainable=trainable_mask(optimizer, params),
-        accumulation=accumulation,
-        across=chosen.across,
+        graphdef, plan, TEXT_CLASSIFICATION, accumulation=accumulation, shard=chosen.shard
     )
-    state = init_state(jax.tree.map(jax.numpy.copy, params), chain, 3)
-    compiled = parallel.Compiled(step, chosen, donate=True)
+    state = init_state(jax.tree.map(jax.numpy.copy, params), plan.optimizer, 3)
+    compiled = Compiled(step, chosen, donate=True)
     key = (optimizer, str(chosen.sharding((8, 8))), accumulation)
-    return _compiled.setdefault(key, compiled), chosen.place(state)
+    return _compiled.setdefault(key, compiled), chosen.put_state(state)
 
 
 def batches(tokenized, rows, layout="packed"):
@@ -77,11 +74,11 @@ def train(network, tokenized, optimizer, chosen, *, accumulation=1, layout="pack
     losses, counts = [], []
     while len(losses) < steps:
         for batch in data.epoch(len(losses) // 2):
-            state, values = step(state, parallel.put(batch, chosen))
+            state, values = step(state, chosen.put_batch(batch))
             losses.append(float(values["loss"]))
             counts.append(float(values["count"]))
     assert int(state.step) == steps
-    return np.array(losses), counts, tiny.leaves(chosen.whole(state.params))
+    return np.array(losses), counts, tiny.leaves(chosen.gather(state.params))
 
 
 @pytest.fixture(scope="module")
@@ -115,14 +112,14 @@ def test_with_accumulation_too(network, tokenized, alone, name, what, layout):
 def test_evaluation_counts_each_example_once(network, tokenized, name, what):
     graphdef, params = network
     chosen = engine(name, what)
-    step = make_eval_step(graphdef, classification, across=chosen.across)
+    step = make_eval_step(graphdef, TEXT_CLASSIFICATION, shard=chosen.shard)
     data = Batches(tokenized, 5, max_length=16, row_multiple=chosen.parts)
-    found = run_batches(parallel.Compiled(step, chosen), chosen.place(params), data)
-    model = jax.jit(make_eval_step(graphdef, classification))
+    found, loss = run_batches(Compiled(step, chosen), chosen.put_state(params), data)
+    model = jax.jit(make_eval_step(graphdef, TEXT_CLASSIFICATION))
     (batch,) = Batches(tokenized, 13, max_length=16, layout="padded").epoch(0)
-    whole = model(params, parallel.put(batch))
-    assert_close(found["logits"], whole["logits"][:, 0], terms=TERMS)
-    assert_close(found["loss"], float(whole["loss_sum"]) / 13, terms=TERMS)
+    whole = model(params, engine().put_batch(batch))
+    assert_close(found["logits"], whole["results"]["logits"][:, 0], terms=TERMS)
+    assert_close(loss, float(whole["loss_sum"]) / 13, terms=TERMS)
 
 
 @pytest.mark.parametrize(("name", "mesh"), [("pmap", None), ("mesh", "fsdp=2")])
@@ -138,8 +135,8 @@ def compiled_on(network, tokenized, mesh):
     """The program of a training step with AdamW."""
     chosen = engine("mesh", mesh)
     step, state = start(network, OPTIMIZERS["adamw"], chosen)
-    step(state, parallel.put(next(batches(tokenized, chosen.parts).epoch(0)), chosen))
-    ((program, _),) = step._programs.values()
+    step(state, chosen.put_batch(next(batches(tokenized, chosen.parts).epoch(0))))
+    ((program, _),) = step.programs.values()
     return program
 
 
@@ -212,4 +209,78 @@ BAD_ENGINES = {
 @pytest.mark.parametrize(("what", "message"), BAD_ENGINES.values(), ids=BAD_ENGINES)
 def test_engines_that_cannot_be(what, message):
     with pytest.raises(ValueError, match=re.escape(message)):
-        parallel.make_engine(*what)
+        make_engine(*what)
+
+
+def test_an_engine_knows_its_platform_from_its_devices():
+    class Chip:
+        platform = "cuda"
+
+    class Elsewhere(Engine):
+        sharding = gather = shard = compile = _put_rows = None
+
+    assert {engine(*what).platform for what in (("jit",), ("pmap", 2), ("mesh",))} == {"cpu"}
+    assert Elsewhere([Chip()], None).platform == "gpu"
+
+
+def test_an_engine_that_lacks_something_cannot_be_made():
+    class Half(Engine):
+        def sharding(self, shape):
+            return self.rows
+
+    for abstract in (Engine, Half):
+        with pytest.raises(TypeError, match="abstract"):
+            abstract(jax.devices()[:1], None)
+
+
+@pytest.mark.parametrize("name", ["jit", "pmap", "mesh"])
+def test_the_host_keeps_which_example_is_which(tokenized, name):
+    chosen = engine(name, 8 if name == "pmap" else None)
+    batch = next(batches(tokenized, 8).epoch(0))
+    arrays = chosen.put_batch(batch)
+    assert set(arrays) == set(batch) - {"example_ids"}
+    for key, rows in arrays.items():
+        np.testing.assert_array_equal(np.asarray(rows).reshape(batch[key].shape), batch[key])
+
+
+@pytest.mark.parametrize(("name", "what"), [("jit", None), ("pmap", 4), ("mesh", "fsdp=8")])
+def test_what_is_put_is_gathered(name, what):
+    chosen = engine(name, what)
+    tree = {"matrix": np.arange(64.0, dtype=np.float32).reshape(8, 8), "step": np.int32(3)}
+    placed = chosen.put_state(tree)
+    assert placed["matrix"].sharding == chosen.sharding((8, 8))
+    assert chosen.put_state(placed)["matrix"] is placed["matrix"]
+    tiny.assert_equal(chosen.gather(placed), tree)
+
+
+def test_idle_devices_are_named(caplog):
+    caplog.set_level("INFO", "jaxbert")
+    engine("mesh").log_idle_devices()
+    assert not caplog.records
+    engine().log_idle_devices()
+    assert "1 of 8 devices are used" in caplog.text
+
+
+def test_steps_that_are_the_same_compile_once():
+    programs = {}
+    batch = {"input_ids": np.ones((2, 3), np.int32)}
+    first, second = (
+        Compiled(lambda state, batch: state + batch["input_ids"].sum(), programs=programs)
+        for _ in range(2)
+    )
+    assert int(first(np.int32(1), batch)) == int(second(np.int32(1), batch)) == 7
+    assert first.seconds > 0
+    assert second.seconds == 0
+    assert first.shapes == second.shapes == [(2, 3)]
+    assert Compiled(lambda state, batch: state).programs == {}
+
+
+@pytest.mark.parametrize(("platform", "waits"), [("cpu", True), ("gpu", False), ("tpu", False)])
+def test_only_on_cpus_a_call_waits_for_the_one_before(monkeypatch, platform, waits):
+    reused = []
+    monkeypatch.setattr(TemporaryBlock, "reuse", lambda self: reused.append(self._size))
+    chosen = engine()
+    chosen.platform = platform
+    step = Compiled(lambda state, batch: state + batch["input_ids"].sum(), chosen)
+    step(np.int32(1), {"input_ids": np.ones((2, 3), np.int32)})
+    assert bool(reused) is waits
