@@ -28,17 +28,17 @@ from benchmarks.results import append_result, environment, restart_with_allocato
 from benchmarks.workload import WORKLOADS, Workload, prepare
 
 STEPS = 8
-# What an operation is part of: the first row of which a word is in the names of the functions that
-# it was written in.
+# What an operation is part of: the first row whose pattern is in the scopes that it, or something
+# fused into it, was computed in (`jax.named_scope`, as a profile shows them).
 _PARTS = (
-    ("attention: softmax, mask, dropout", ("_attend", "attention(", "attention_bits", "_visible")),
-    ("GELU", ("gelu",)),
-    ("LayerNorm and residuals", ("LayerNorm",)),
-    ("dropout", ("dropout", "_drop_pooled")),
-    ("embeddings", ("Embedding",)),
-    ("biases, rounding", ("Linear",)),
-    ("clipping and AdamW", ("update", "_norms", "step.<locals>.<lambda>")),
-    ("LayerNorm and residuals", ("EncoderLayer",)),
+    ("attention: softmax, mask, dropout", r"/attention(?!/linear)"),
+    ("GELU", "/activation"),
+    ("LayerNorm and residuals", "/layer_norm"),
+    ("dropout", "/dropout"),
+    ("embeddings", "/embeddings"),
+    ("biases, rounding", "/linear"),
+    ("clipping and AdamW", "/optimizer|/gradient_norms"),
+    ("LayerNorm and residuals", r"/layer_\d+"),
 )
 PRODUCTS, ATTENTION = "products with kernels, and what is fused into them", "attention: products"
 COPIES, REST, NOTHING = "transposes and copies", "all else", "nothing recorded"
@@ -50,17 +50,16 @@ _CONTROL = re.compile(r"(while|call|conditional)\b")  # what runs other operatio
 
 def parts_of(text: str) -> dict[str, str]:
     """{operation: its label} of a compiled program's text."""
-    written = _functions(text)
     bodies = dict(re.findall(r"^%([\w.-]+) \([^\n]*\{\n(.*?)^\}", text, re.M | re.S))
     found = {}
     for name, line in re.findall(r"^\s+(?:ROOT )?%([\w.-]+) = (.*)$", text, re.MULTILINE):
         called = re.search(r"calls=%([\w.-]+)", line)
         body = bodies.get(called[1], "") if called else ""
-        found[name] = _label(name, f"{line}\n{body}", written)
+        found[name] = _label(name, f"{line}\n{body}")
     return found
 
 
-def _label(name: str, lines: str, written: dict[str, str]) -> str:
+def _label(name: str, lines: str) -> str:
     """Of an operation with all that is fused into it."""
     products = [line for line in lines.splitlines() if " dot(" in line]
     if products:
@@ -69,35 +68,8 @@ def _label(name: str, lines: str, written: dict[str, str]) -> str:
         return COPIES
     # Constants are shared, and say where one of those is who share them.
     lines = re.sub(r"^.* (?:constant|broadcast)\(.*$", "", lines, flags=re.MULTILINE)
-    functions = " ".join(written.get(f, "") for f in re.findall(r"stack_frame_id=(\d+)", lines))
-    for label, words in _PARTS:
-        if any(word in functions for word in words):
-            return label
-    return REST
-
-
-def _functions(text: str) -> dict[str, str]:
-    """{stack frame: the functions that it is in, "inner( outer("}."""
-    names = dict(re.findall(r'^(\d+) "([^"/]+)"$', _section(text, "FunctionNames"), re.M))
-    places = dict(
-        re.findall(r"^(\d+) \{.*?function_name_id=(\d+)", _section(text, "FileLocations"), re.M)
-    )
-    rows = re.findall(
-        r"^(\d+) \{file_location_id=(\d+)(?: parent_frame_id=(\d+))?",
-        _section(text, "StackFrames"),
-        re.MULTILINE,
-    )
-    found: dict[str, str] = {}
-    for frame, place, parent in rows:
-        # A parent is called by its number and one; the outermost has its own.
-        outer = found.get(str(int(parent or frame) - 1), "")
-        found[frame] = f"{names.get(places[place], '')}( {outer}"
-    return found
-
-
-def _section(text: str, title: str) -> str:
-    found = re.search(rf"^{title}\n(.*?)\n\n", text, re.MULTILINE | re.DOTALL)
-    return found[1] if found else ""
+    scopes = " ".join(re.findall(r'op_name="([^"]*)"', lines))
+    return next((label for label, pattern in _PARTS if re.search(pattern, scopes)), REST)
 
 
 def shared_time(events: list[tuple[float, float, str]]) -> dict[str, float]:

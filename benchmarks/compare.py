@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 from benchmarks.protocol import ERROR_LINES, SideError, SideProcess
 from benchmarks.results import RESULTS, append_result, cores, environment
 from benchmarks.workload import FULL, QUICK, TOLERANCE, WORKLOADS, Workload
-from jaxbert.cli import ALLOCATOR
+from jaxbert.cpu import ALLOCATOR
 
 NAME = "speed"
 

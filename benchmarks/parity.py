@@ -20,8 +20,9 @@ import transformers
 
 import jaxbert.models as models
 from benchmarks.results import append_result, environment
-from jaxbert.data import load_demo, load_examples
+from jaxbert.data import load_demo
 from jaxbert.models import merge_model, split_model
+from jaxbert.tasks import load_examples
 
 TASKS = (
     "BertModel", "BertForSequenceClassification", "BertForMaskedLM", "BertForTokenClassification",

@@ -61,7 +61,7 @@ def cores() -> int:
 def restart_with_allocator(name: str) -> None:
     """Gives benchmarks.<name> the allocator that the command `jaxbert` gives itself on a CPU."""
     if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
-        from jaxbert.cli import ALLOCATOR  # not above: sides without jaxbert import this module
+        from jaxbert.cpu import ALLOCATOR  # not above: sides without jaxbert import this module
 
         os.environ["GLIBC_TUNABLES"] = ALLOCATOR  # read when a process starts
         os.execv(sys.executable, [sys.executable, "-m", f"benchmarks.{name}", *sys.argv[1:]])

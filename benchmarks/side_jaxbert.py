@@ -13,11 +13,13 @@ from benchmarks.jax_side import JaxSide
 from benchmarks.protocol import serve
 from benchmarks.workload import TOTAL_STEPS, Data, Workload, read_data
 from jaxbert.data import Batches, Prefetch, Tokenized
-from jaxbert.models import BertForSequenceClassification, split_model
-from jaxbert.optim import OptimizerConfig, make_optimizer, trainable_mask
-from jaxbert.training import parallel
-from jaxbert.training.losses import classification
-from jaxbert.training.step import init_state, make_eval_step, make_train_step
+from jaxbert.models import AutoModelForSequenceClassification, split_model
+from jaxbert.optim import OptimizerConfig
+from jaxbert.tasks import TEXT_CLASSIFICATION
+from jaxbert.training.assemble import assemble
+from jaxbert.training.config import TrainConfig
+from jaxbert.training.engines import Compiled, make_engine
+from jaxbert.training.step import make_eval_step
 
 
 class JaxbertSide(JaxSide):
@@ -28,28 +30,31 @@ class JaxbertSide(JaxSide):
         data = read_data(directory)
         self._passes = self._layout(data)
         self._first = self._layout(data.first(workload.batch))
-        model = BertForSequenceClassification.from_pretrained(
+        model = AutoModelForSequenceClassification.from_pretrained(
             directory / "model", dtype=workload.dtype
         )
         self._graphdef, self._params = split_model(model)
+        self._engine = make_engine()
         self._results: list[Any] = []
         settings = json.loads((directory / "optimizer.json").read_text(encoding="utf-8"))
-        self._start(OptimizerConfig.from_dict(settings))
+        self._start(model, OptimizerConfig.from_dict(settings))
 
-    def _start(self, config: OptimizerConfig) -> None:
+    def _start(self, model: Any, optimizer: OptimizerConfig) -> None:
         if self.workload.kind == "infer":
-            step = make_eval_step(self._graphdef, classification)
-            self._step, self._state = parallel.Compiled(step), self._params
+            self._step, self._state = self._evaluation(), self._params
             return
-        optimizer = make_optimizer(config, self._params, TOTAL_STEPS, TOTAL_STEPS)
-        step = make_train_step(
-            self._graphdef,
-            optimizer,
-            classification,
-            trainable=trainable_mask(config, self._params),
+        config = TrainConfig(
+            epochs=1,
+            batch_size=self.workload.batch,
+            max_length=self.workload.length,
+            seed=self.workload.seed,
+            optimizer=optimizer,
         )
-        self._step = parallel.Compiled(step, donate=True)
-        self._state = init_state(self._params, optimizer, self.workload.seed)
+        assembled = assemble(model, TEXT_CLASSIFICATION, config, self._engine, TOTAL_STEPS)
+        self._step, self._state = assembled.step, assembled.state
+
+    def _evaluation(self) -> Compiled:
+        return Compiled(make_eval_step(self._graphdef, TEXT_CLASSIFICATION), self._engine)
 
     def _layout(self, data: Data) -> Batches:
         work = self.workload
@@ -58,8 +63,8 @@ class JaxbertSide(JaxSide):
         return Batches(tokenized, work.batch, max_length=work.length, layout=work.layout)
 
     def loss(self) -> float:
-        step = parallel.Compiled(make_eval_step(self._graphdef, classification))
-        out = step(self._params, parallel.put(next(self._first.epoch(0))))
+        batch = self._engine.put_batch(next(self._first.epoch(0)))
+        out = self._evaluation()(self._params, batch)
         return float(out["loss_sum"] / out["count"])
 
     def batches(self) -> Iterable[Mapping[str, Any]]:
@@ -67,15 +72,15 @@ class JaxbertSide(JaxSide):
 
     def step(self, batch: Mapping[str, Any]) -> None:
         if self.workload.kind == "train":
-            self._state, values = self._step(self._state, parallel.put(batch))
+            self._state, values = self._step(self._state, self._step.engine.put_batch(batch))
         else:
             inputs = {name: value for name, value in batch.items() if name != "labels"}
-            values = self._step(self._state, parallel.put(inputs))
+            values = self._step(self._state, self._step.engine.put_batch(inputs))
         self._results.append(values)
 
     def program_text(self) -> str:
         """The compiled step's, of the one shape that ran."""
-        ((program, _),) = self._step._programs.values()
+        ((program, _),) = self._step.programs.values()
         return program.as_text()
 
 

@@ -1,39 +1,31 @@
-"""Writes the README's tables from benchmarks/results and from the package itself.
+"""Writes the tables of the documents from benchmarks/results and from the package itself.
 
-python -m benchmarks.tables            # rewrite README.md
-python -m benchmarks.tables --check    # fail if it is not up to date
+python -m benchmarks.tables            # rewrite the documents
+python -m benchmarks.tables --check    # fail if one is not up to date
+
+A table stands between `<!-- begin: NAME -->` and `<!-- end: NAME -->` in one document, whichever.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import io
-import math
 import re
-import shlex
 import statistics
 from pathlib import Path
 from typing import Any
 
-from benchmarks.compare import ratio_to
+from benchmarks.markdown import machine, table
 from benchmarks.results import RESULTS, read_results
-from benchmarks.workload import FULL, WORKLOADS
+from benchmarks.speed_tables import breakdown, main_speed, speed
+from jaxbert.lab import report, verdicts
 from jaxbert.lab.journals import read as read_lab
-from jaxbert.lab.report import command as lab_command
-from jaxbert.lab.report import markdown as lab_markdown
-from jaxbert.models import BertConfig
-from jaxbert.plan.flops import training_flops
 
-README = Path(__file__).parent.parent / "README.md"
+ROOT = Path(__file__).parent.parent
 SETS = {"dev": "dev", "test": "test", "amazon": "product reviews", "nyt": "editorials",
         "tweets": "tweets"}  # fmt: skip
-
-
-def table(header: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def demo() -> str:
@@ -56,7 +48,7 @@ def demo() -> str:
         for name, runs in sides.items()
         if name.startswith("jaxbert")
     ]
-    machines = sorted({_machine(r) for runs in sides.values() for r in runs})
+    machines = sorted({machine(r) for runs in sides.values() for r in runs})
     return (
         f"{table(header, rows)}\n\nMean ± standard deviation over seeds. "
         "`make demo ARGS='--seed 1 --dtype bfloat16 --output runs/demo'` or the like, then "
@@ -77,11 +69,6 @@ def _seeds(runs: list[dict[str, Any]]) -> str:
 
 def _memory(runs: list[dict[str, Any]]) -> str:
     return f"{statistics.median(r['peak_memory_bytes'] for r in runs) / 2**30:.2f}"
-
-
-def _machine(row: dict[str, Any]) -> str:
-    machine = row["machine"]
-    return f"{machine['cores']} cores of {machine['processor']}"
 
 
 def lr() -> str:
@@ -109,186 +96,94 @@ def strategies() -> str:
     return table(["strategy", "what", "peak rate", "layer decay", "schedule"], rows)
 
 
-SPEED_SIDES = {"jaxbert": "jaxbert", "torch-eager": "PyTorch eager",
-               "torch-compiled": "PyTorch compiled", "hf-flax": "HF Flax 4.57",
-               "keras-hub": "KerasHub"}  # fmt: skip
-# Speed over the faster PyTorch that this project set out to reach, and over HF Flax on every row.
-WANTED = {
-    "demo-train-float32": 2.0, "demo-train-bfloat16": 1.5,
-    "base-8x128-train-float32": 1.7, "base-8x128-train-bfloat16": 1.3,
-    "demo-infer-float32": 1.6, "demo-infer-bfloat16": 1.2,
-    "reviews-float32": 2.2, "reviews-bfloat16": 2.2,
-    "reviews-padded-float32": 8.0, "reviews-padded-bfloat16": 8.0,
-}  # fmt: skip
-WANTED_OVER_HF = 1.2
+def status() -> str:
+    """Which class there is of which family, and what it is trained for."""
+    from jaxbert.models.auto import FAMILIES, HEADS
+    from jaxbert.tasks import TASKS
 
-
-def speed() -> str:
-    """The latest comparison of every workload on every device: milliseconds a step, and memory."""
-    runs: dict[tuple[str, str], dict[str, Any]] = {}
-    for row in read_results("speed"):
-        runs.setdefault((row["workload"]["name"], row["time"]), {})[row["side"]] = row
-    shown = {work.name for work in FULL}
-    runs = {key: sides for key, sides in runs.items() if key[0] in shown and len(sides) > 1}
-    if not runs:
-        return "Not measured yet: `make bench` does."
-    latest = {(name, _where(sides)): sides for (name, _), sides in runs.items()}
-    rows = []
-    for (name, where), sides in sorted(latest.items(), key=lambda run: _place(run[0][0])):
-        if "hf-flax-float32" in sides:  # its best at bfloat16 may be float32
-            both = [sides.pop(side) for side in ("hf-flax", "hf-flax-float32") if side in sides]
-            sides["hf-flax"] = min(both, key=lambda r: r.get("median_step_seconds", math.inf))
-        memory = " / ".join(_gibibytes(sides.get(side)) for side in ("jaxbert", "torch-eager"))
-        rows.append(
-            [name, where, *(_milliseconds(sides.get(side)) for side in SPEED_SIDES),
-             _ratio("torch", sides, WANTED.get(name)), _most(sides),
-             _ratio("hf-flax", sides, WANTED_OVER_HF), memory]
-        )  # fmt: skip
-    header = ["work", "on", *SPEED_SIDES.values(), "speed over PyTorch (wanted)", "at most",
-              "over HF Flax (wanted)", "peak memory, GiB: jaxbert / PyTorch"]  # fmt: skip
-    commands = {f"`{row['command']}`" for sides in latest.values() for row in sides.values()}
-    note = (
-        "Milliseconds a step: the median of all rounds (least - most). Speed: the ratio of medians "
-        "of one interleaved run, over the faster PyTorch, and over HF Flax in its faster "
-        "precision. At most: what that would be if the products alone took time, all at the "
-        "highest rate that "
-        "`python -m benchmarks.products` measured here."
-    )
-    return f"{table(header, rows)}\n\n{note} {'; '.join(sorted(commands))}.{_growth()}"
-
-
-def _growth() -> str:
-    """Milliseconds an example against the examples of a pass, where jaxbert was timed alone."""
-    latest = {
-        (row["workload"]["name"], row["workload"]["examples"]): row
-        for row in read_results("speed")
-        if shlex.split(row["command"])[-2:] == ["--sides", "jaxbert"] and "error" not in row
+    heads = dict.fromkeys([*HEADS, *(head for row in FAMILIES.values() for head in row.further)])
+    tasks = {
+        head: [name for name, task in TASKS.items() if task.head.__name__ == head] for head in heads
     }
-    found: dict[str, list[str]] = {}
-    for (name, examples), row in sorted(latest.items()):
-        work = row["workload"]
-        each = 1000 * row["median_step_seconds"] / work["batch"]
-        found.setdefault(name, []).append(f"{examples:,}: {each:.2f} ms (`{row['command']}`)")
-    return "".join(
-        f"\n\nTime an example, `{name}`, by the examples of a pass: {'; '.join(times)}."
-        for name, times in found.items()
-    )
-
-
-def breakdown() -> str:
-    """Where jaxbert's step spends its time, as last traced: milliseconds by what computes."""
-    latest = {row["workload"]: row for row in read_results("breakdown")}
-    labels = {label: None for row in latest.values() for label in row["seconds"]}
     rows = [
-        [label, *(f"{1000 * row['seconds'].get(label, 0):.0f}" for row in latest.values())]
-        for label in labels
+        [
+            f"`...{head}`",
+            *("yes" if f"{row.prefix}{head}" in row.names else "-" for row in FAMILIES.values()),
+            ", ".join(f"`{name}`" for name in tasks[head]) or "-",
+        ]
+        for head in heads
     ]
-    whole = ["the step, not traced"]
-    whole += [f"{1000 * row['step_seconds']:.0f}" for row in latest.values()]
-    commands = sorted({f"`{row['command']}`" for row in latest.values()})
-    return (
-        f"{table(['milliseconds', *latest], [*rows, whole])}\n\n{'; '.join(commands)}; "
-        "operations at the same time share it; `reviews` is one packed batch."
-    )
+    families = [f"`{name}`: `{row.prefix}...`" for name, row in FAMILIES.items()]
+    return table(["class", *families, "`--task`"], rows)
 
 
-def _ratio(others: str, sides: dict[str, Any], wanted: float | None) -> str:
-    ratio = ratio_to(others, sides)
-    if ratio is None:
-        return "-"
-    return f"{ratio:.2f}x" + (f" ({wanted:.1f}x)" if wanted else "")
-
-
-def _most(sides: dict[str, Any]) -> str:
-    """The speed over PyTorch that a step of nothing but products would have on this machine."""
-    work = next(iter(sides.values()))["workload"]
-    here = _machine(next(iter(sides.values())))
-    rates = [
-        statistics.median(row["gflops"])
-        for row in read_results("products")
-        if row["package"] == "jax"
-        and f", {work['dtype']}" in row["product"]
-        and _machine(row) == here
-    ]
-    if work["source"] != "full" or not rates:
-        return "-"
-    operations = training_flops(BertConfig.preset(work["preset"]), work["batch"], work["length"])
-    seconds = operations / (1e9 * max(rates)) / (3 if work["kind"] == "infer" else 1)
-    ratio = ratio_to("torch", sides | {"jaxbert": {"median_step_seconds": seconds}})
-    return "-" if ratio is None else f"{ratio:.2f}x"
-
-
-def _place(name: str) -> int:
-    return [*WORKLOADS, name].index(name)
-
-
-def _where(sides: dict[str, Any]) -> str:
-    """The processor or accelerator; a side that failed to start does not know."""
-    row = next((row for row in sides.values() if "platform" in row), None)
-    return (
-        row["device"] if row and row["platform"] != "cpu" else _machine(next(iter(sides.values())))
-    )
-
-
-def _milliseconds(row: dict[str, Any] | None) -> str:
-    if row is None or "error" in row:
-        return "-" if row is None else "failed"
-    steps = [1000 * seconds for seconds in row["step_seconds"]]
-    return f"{statistics.median(steps):.0f} ({min(steps):.0f} - {max(steps):.0f})"
-
-
-def _gibibytes(row: dict[str, Any] | None) -> str:
-    peak = (row or {}).get("peak_memory_bytes")
-    return f"{peak / 2**30:.2f}" if peak else "-"
+def _parity() -> list[dict[str, Any]]:
+    return [*{row["model"]: row for row in read_results("parity")}.values()]
 
 
 def parity() -> str:
     """The distance of every model from PyTorch, as last measured."""
-    latest = {row["model"]: row for row in read_results("parity")}
     rows = [
         [
-            f"`{name}`" if name.startswith("Bert") else name,
+            f"`{row['model']}`" if row["model"].isidentifier() else row["model"],
             f"{row['outputs']:.0e}",
             "" if row["gradients"] is None else f"{row['gradients']:.0e}",
         ]
-        for name, row in latest.items()
+        for row in _parity()
     ]
     header = ["model", "outputs, largest difference", "gradients, largest relative difference"]
     return f"{table(header, rows)}\n\n`python -m benchmarks.parity`; float32."
 
 
+def main_parity() -> str:
+    """The same for the README: the largest of each family's classes."""
+    families: dict[str, list[dict[str, Any]]] = {}
+    for row in _parity():
+        name = row["model"]
+        family = re.split("Model|For", name)[0] if name.isidentifier() else name
+        families.setdefault(family, []).append(row)
+    rows = []
+    for family, found in families.items():
+        gradients = [row["gradients"] for row in found if row["gradients"] is not None]
+        rows.append(
+            [
+                f"`{family}...`, {len(found)} classes" if family.isidentifier() else family,
+                f"{max(row['outputs'] for row in found):.0e}",
+                f"{max(gradients):.0e}" if gradients else "",
+            ]
+        )
+    header = ["models", "outputs, largest difference", "gradients, largest relative difference"]
+    return f"{table(header, rows)}\n\n`python -m benchmarks.parity`; float32."
+
+
+PLAN = ("model", "topology", "batch_size", "max_length", "mesh", "attention_dropout")
+KERNELS = {"tpu_custom_call": "Pallas", "__cudnn": "cuDNN"}
+PLAN_COLUMNS = {
+    "model": lambda row: row["model"],
+    "slice": lambda row: row["topology"],
+    "batch": lambda row: f"{row['batch_size']} x {row['max_length']}",
+    "mesh": lambda row: row["mesh"],
+    "peak memory, GB": lambda row: f"{row['peak'] / 1e9:.1f} of {row['memory'] / 1e9:.0f}",
+    "FLOPs beyond the model's": lambda row: f"{row['waste']:+.1%}",
+    "sent, GB": lambda row: _sent(row),
+    "estimate, ms": lambda row: f"{1000 * row['estimated_seconds']:.0f}",
+    "utilization, at most": lambda row: f"{row['utilisation']:.0%}",
+    "attention": lambda row: _kernels(row),
+}
+
+
 def plans() -> str:
     """Every plan: memory of a device, waste, and the estimate."""
     found = {tuple(row[field] for field in PLAN): row for row in read_results("plans")}
-    rows = [
-        [
-            row["model"],
-            row["topology"],
-            f"{row['batch_size']} x {row['max_length']}",
-            row["mesh"],
-            f"{row['peak'] / 1e9:.1f} of {row['memory'] / 1e9:.0f}",
-            f"{row['waste']:+.1%}",
-            _sent(row),
-            f"{1000 * row['estimated_seconds']:.0f}",
-            f"{row['utilisation']:.0%}",
-            _kernels(row),
-        ]
-        for row in found.values()
-    ]
-    if not rows:
+    if not found:
         return "Not planned yet: `python -m benchmarks.plans` does."
-    header = ["model", "slice", "batch", "mesh", "peak memory, GB", "FLOPs beyond the model's",
-              "sent, GB", "estimate, ms", "utilisation, at most", "attention"]  # fmt: skip
+    rows = [[cell(row) for cell in PLAN_COLUMNS.values()] for row in found.values()]
     note = (
         "`python -m benchmarks.plans`: bfloat16 products, AdamW, all rows of full length; memory "
         "and sent bytes of one device. Compiled, not run: an estimate is at the makers' published "
         "peaks, which no real step reaches."
     )
-    return f"{table(header, rows)}\n\n{note}"
-
-
-PLAN = ("model", "topology", "batch_size", "max_length", "mesh", "attention_dropout")
-KERNELS = {"tpu_custom_call": "Pallas", "__cudnn": "cuDNN"}
+    return f"{table(list(PLAN_COLUMNS), rows)}\n\n{note}"
 
 
 def _sent(row: dict[str, Any]) -> str:
@@ -309,49 +204,99 @@ def lab() -> str:
         directory = RESULTS / "lab" / name
         if directory.is_dir():
             found = read_lab(directory)
-            missing = f" {found.missing} runs are still missing." if found.missing else ""
-            made = f"`{lab_command(found)}`, then `jaxbert lab report DIRECTORY`.{missing}"
-            parts += [lab_markdown(found), made]
+            parts += [report.markdown(found), _made(found)]
     return "\n\n".join(parts) or "Not run yet: `jaxbert lab run` does."
 
 
+def claims() -> str:
+    """The study's verdicts, for the README."""
+    study = read_lab(RESULTS / "lab" / "study")
+    return table(["claim", "verdict"], [[v.claim, v.verdict] for v in verdicts.judge(study)])
+
+
+def main_lab() -> str:
+    """The study for the README: a row for every strategy, a column for every train size."""
+    study = read_lab(RESULTS / "lab" / "study")
+    cells: dict[str, list[list[str]]] = {}
+    for row in report.results(study)[1]:
+        cells.setdefault(row[1], []).append(row)
+    last = study.sizes[-1]
+    gained = {name: out for size, name, _, out, *_ in report.differences(study)[1] if size == last}
+    rows = []
+    for name, found in cells.items():
+        scores = [f"{accuracy} (rate {rate})" for _, _, rate, accuracy, *_ in found]
+        runs, failed = (sum(int(row[place]) for row in found) for place in (-2, -1))
+        rows.append([f"`{name}`", *scores, gained.get(name, "the control"), f"{failed} of {runs}"])
+    header = ["strategy", *(f"train size {size}" for size in study.sizes),
+              f"out of domain, {last}, against `{study.control}`", "failed runs"]  # fmt: skip
+    fixed = [f"`{name}`" for name, about in study.about["strategies"].items() if not about["tuned"]]
+    note = (
+        "Test accuracy, %, mean and 95% interval over seeds, at the base rate that the development "
+        f"set chose, or, for {' and '.join(fixed)}, at the rate that is its claim."
+    )
+    return f"{table(header, rows)}\n\n{note} {_made(study)}"
+
+
+def _made(found: report.Study | report.Sweep) -> str:
+    missing = f" {found.missing} runs are still missing." if found.missing else ""
+    return f"`{report.command(found)}`, then `jaxbert lab report DIRECTORY`.{missing}"
+
+
 TABLES = {
+    "status": status,
     "parity": parity,
+    "main parity": main_parity,
     "demo": demo,
     "speed": speed,
+    "main speed": main_speed,
     "breakdown": breakdown,
     "lr": lr,
     "strategies": strategies,
     "lab": lab,
+    "main lab": main_lab,
+    "claims": claims,
     "plans": plans,
 }
+MARKED = re.compile(r"(<!-- begin: (.*?) -->\n).*?(<!-- end: \2 -->)", flags=re.S)
+
+
+def documents() -> list[Path]:
+    """Every document that may hold tables."""
+    folders = ("docs", "benchmarks", "scripts")
+    return [
+        ROOT / "README.md",
+        *(path for f in folders for path in sorted((ROOT / f).glob("*.md"))),
+    ]
+
+
+@functools.cache
+def made(name: str) -> str:
+    """The table of that name."""
+    if name not in TABLES:
+        raise ValueError(f"no table is called {name!r}; there are {', '.join(TABLES)}")
+    return TABLES[name]()
 
 
 def filled(text: str) -> str:
     """The text with every table between its marks made anew."""
-    for name, make in TABLES.items():
-        pattern = rf"(<!-- begin: {name} -->\n).*?(<!-- end: {name} -->)"
-        body = make()
-        text, count = re.subn(
-            pattern, lambda m, body=body: f"{m[1]}{body}\n{m[2]}", text, flags=re.S
-        )
-        if count != 1:
-            raise ValueError(f"README.md has {count} places for the table {name!r}, want 1")
-    return text
+    return MARKED.sub(lambda m: f"{m[1]}{made(m[2])}\n{m[3]}", text)
 
 
 def main() -> int:
-    """Rewrites README.md, or checks it."""
+    """Rewrites the documents, or checks them."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--check", action="store_true", help="write nothing; status 1 if stale")
     check = parser.parse_args().check
-    old = README.read_text(encoding="utf-8")
-    new = filled(old)
-    if check:
-        print("README.md is up to date" if new == old else "README.md is stale")
-        return int(new != old)
-    README.write_text(new, encoding="utf-8")
-    return 0
+    old = {path: path.read_text(encoding="utf-8") for path in documents()}
+    missing = set(TABLES) - {m[2] for text in old.values() for m in MARKED.finditer(text)}
+    if missing:
+        raise ValueError(f"no document has a place for the tables {', '.join(sorted(missing))}")
+    stale = {path: new for path, text in old.items() if (new := filled(text)) != text}
+    for path, new in stale.items():
+        print(f"{path.relative_to(ROOT)} {'is stale' if check else 'is rewritten'}")
+        if not check:
+            path.write_text(new, encoding="utf-8")
+    return int(check and bool(stale))
 
 
 if __name__ == "__main__":

@@ -58,7 +58,7 @@ FIXED: dict[str, tuple[Any, ...]] = {
     "multipliers": ([],),
     "frozen": ([],),
     "unfreezing": (0,),
-    "reinitialise_layers": (0,),
+    "reinitialize_layers": (0,),
     "bias_correction": (True,),
     "label_smoothing": (0,),
     "eval_every": (None,),

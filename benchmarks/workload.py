@@ -29,7 +29,7 @@ class Workload:
     Attributes:
       name: of the workload, as on the command line.
       kind: "train" (forward, backward, clip, AdamW) or "infer" (logits).
-      preset: of the model's shape, see `BertConfig.preset`; the weights are random.
+      preset: of the model's shape, see `AutoConfig.preset`; the weights are random.
       batch: examples in a step.
       length: tokens of an example; for reviews the most there may be.
       dtype: "float32", or "bfloat16" for the products (PyTorch: autocast); parameters are float32.
@@ -147,10 +147,11 @@ def prepare(workload: Workload, directory: Path) -> None:
     """Writes the initial weights, the examples and the optimizer's settings that all sides read."""
     from flax import nnx
 
-    from jaxbert.models import BertConfig, BertForSequenceClassification
+    from jaxbert.models import AutoConfig
     from jaxbert.optim.strategies import DEFAULT_STRATEGY, get_strategy
+    from jaxbert.tasks import TEXT_CLASSIFICATION, task_class
 
-    config = BertConfig.preset(
+    config = AutoConfig.preset(
         workload.preset,
         hidden_dropout_prob=workload.dropout,
         attention_probs_dropout_prob=workload.dropout,
@@ -159,7 +160,8 @@ def prepare(workload: Workload, directory: Path) -> None:
         initializer_range=0.05,
         **dict(workload.shape),
     )
-    model = BertForSequenceClassification(config, rngs=nnx.Rngs(workload.seed))
+    build = task_class(TEXT_CLASSIFICATION, config.model_type)
+    model = build(config, rngs=nnx.Rngs(workload.seed))
     model.save_pretrained(directory / "model")
     np.savez(directory / "examples.npz", **_examples(workload, config.vocab_size)._asdict())
     settings = dataclasses.asdict(get_strategy(DEFAULT_STRATEGY).config())
@@ -180,7 +182,8 @@ def _examples(workload: Workload, vocabulary: int) -> Data:
 
 def _reviews(count: int, workload: Workload) -> Data:
     """So many of the demo's film sentences, of all splits, drawn from the whole (it is sorted)."""
-    from jaxbert.data import load_demo, load_examples, load_tokenizer, tokenize
+    from jaxbert.data import load_demo, load_tokenizer, tokenize
+    from jaxbert.tasks import load_examples
 
     demo = load_demo()
     splits = [load_examples(s, label_column="label") for s in (demo.train, demo.dev, demo.test)]
