@@ -1,4 +1,4 @@
-"""Plans the published sizes of BERT on the slices that the README's table shows.
+"""Plans the published sizes of BERT on the slices that the table of PLANS.md shows.
 
 python -m benchmarks.plans               # all, about an hour on two cores
 python -m benchmarks.plans --only v5e    # those whose name contains it
