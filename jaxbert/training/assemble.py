@@ -80,7 +80,7 @@ def assemble(
     step, plan = make_step(graphdef, start, task, config, engine, steps_per_epoch)
     kept: dict[Any, Any] = {}
     if programs is not None:
-        settings = (config.label_smoothing, config.accumulation, task.name)
+        settings = (config.label_smoothing, config.accumulation, task.name, task.loss)
         key = (plan.program_key, *settings, graphdef, type(engine), engine.rows)
         kept = programs.setdefault(key, kept)
     # A copy: the state's memory is given to each next state, the caller's model is not.

@@ -90,7 +90,7 @@ class Predictor:
         if programs is not None:
             key = (
                 "evaluation",
-                self.task.name,
+                (self.task.name, self.task.loss, self.task.outputs),
                 self._graphdef,
                 type(self.engine),
                 self.engine.rows,
