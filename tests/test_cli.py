@@ -645,3 +645,10 @@ def test_an_interrupted_run_says_how_to_go_on(place, tmp_path, capsys, monkeypat
         patch.setattr(Trainer, "fit", stop)
         assert finetune(place, tmp_path / "out") == 130
     assert f"--resume --output {tmp_path / 'out'}" in capsys.readouterr().err
+
+
+def test_the_tasks_that_flags_offer_are_those_there_are():
+    from jaxbert import tasks
+    from jaxbert.cli import options
+
+    assert tuple(tasks.TASKS) == options.TASKS

@@ -48,12 +48,10 @@ def read_config(model: str) -> EncoderConfig:
 
 def shapes_of_parameters(config: EncoderConfig) -> Any:
     """The parameters that fine-tuning moves, as shapes: nothing is computed."""
-    from flax import nnx
+    from jaxbert.models import split_model
+    from jaxbert.tasks import TEXT_CLASSIFICATION, abstract_model
 
-    from jaxbert.tasks import TEXT_CLASSIFICATION, task_class
-
-    build = task_class(TEXT_CLASSIFICATION, config.model_type)
-    return nnx.to_pure_dict(nnx.eval_shape(lambda: nnx.state(build(config, rngs=nnx.Rngs(0)))))
+    return split_model(abstract_model(TEXT_CLASSIFICATION, config))[1]
 
 
 def load_model(options: FindOptions, directory: Path, train: Examples, seed: int) -> Any:

@@ -28,13 +28,12 @@ from jaxbert.settings import (
     part_of,
     setting,
 )
-from jaxbert.training.config import TrainConfig
+from jaxbert.training.config import POOLINGS, TrainConfig
 
 T = TypeVar("T")
 
 SETTINGS = "finetune.json"  # in a run's directory: its options, for --config and --resume
 TASKS = ("text-classification", "text-regression")
-POOLINGS = ("mean", "first", "pooler")
 
 _model = functools.partial(setting, group="model")
 _data = functools.partial(setting, group="data")

@@ -9,19 +9,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxbert.data import Batches, Examples, Shape, load_tokenizer
+from jaxbert.data import Shape, load_tokenizer
 from jaxbert.errors import DivergedError
 from jaxbert.lab.data import Data, sample
 from jaxbert.lab.drift import Probe, weight_drift
 from jaxbert.models import split_model
 from jaxbert.optim import OptimizerConfig
 from jaxbert.tasks import TEXT_CLASSIFICATION, load_model
-from jaxbert.training.assemble import Assembly, Programs, assemble
+from jaxbert.training.assemble import Assembly, ProgramCache, assemble
 from jaxbert.training.config import TrainConfig
 from jaxbert.training.engines import make_engine
 from jaxbert.training.loop import Evaluation, Loop
 from jaxbert.training.predictor import Predictor
-from jaxbert.training.step import Params, cast
+from jaxbert.training.step import Params
 from jaxbert.weights.directory import model_directory
 
 LOG_LINES = 25  # of the training loss in a journal
@@ -74,16 +74,16 @@ class Laboratory:
         self._directory = model_directory(source)
         self._tokenizer = load_tokenizer(self._directory)
         self._task, self._engine = TEXT_CLASSIFICATION, make_engine()
-        self._programs: Programs = {}
+        self._programs: ProgramCache = {}
         model = self._model(seed=0)
         self._predictor = self._predict_with(model, ())
-        shapes = self._batches(data.train, shuffle=True).shapes
+        shapes = self._predictor.batches(data.train, shuffle=True).shapes
         self._predictor = self._predict_with(model, shapes)
         tested = {"development": data.development, "test": data.test, **data.out_of_domain}
         self._scorers = {name: self._predictor.scorer(e) for name, e in tested.items()}
         neutral = dataclasses.replace(data.neutral, labels=None)
         graphdef, params = split_model(model)
-        self._probe = Probe(graphdef, params, self._batches(neutral), self._engine)
+        self._probe = Probe(graphdef, params, self._predictor.batches(neutral), self._engine)
 
     def _predict_with(self, model: Any, shapes: Sequence[Shape]) -> Predictor:
         return Predictor(
@@ -170,7 +170,7 @@ class Laboratory:
         }
         if only_development:
             return {"status": "finished", **nothing, "scores": scores}
-        params = cast(loop.state.params, self._predictor.model.compute.param_dtype)
+        params = loop.state.params
         for name, score in self._scorers.items():
             if name != "development":
                 scores[name] = score(params)
@@ -190,7 +190,7 @@ class Laboratory:
     def _loop(self, config: TrainConfig, examples: int | None) -> tuple[Assembly, Loop]:
         """(what a run is made of, its loop at the first step)."""
         drawn = sample(self.data.train, examples, config.seed)
-        batches = self._batches(drawn, shuffle=True, seed=config.seed)
+        batches = self._predictor.batches(drawn, shuffle=True, seed=config.seed)
         assembled = assemble(
             self._model(config.seed),
             self._task,
@@ -215,16 +215,3 @@ class Laboratory:
         return load_model(
             self._task, self._directory, examples=self.data.train, dtype=self.dtype, seed=seed
         )[0]
-
-    def _batches(self, examples: Examples, *, shuffle: bool = False, seed: int = 0) -> Batches:
-        config = self.config
-        return Batches(
-            self._predictor.encode(examples),
-            config.batch_size,
-            max_length=config.max_length,
-            layout=config.layout,
-            shuffle=shuffle,
-            seed=seed,
-            row_multiple=config.accumulation,
-            shapes=self._predictor.shapes,
-        )

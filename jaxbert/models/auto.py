@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from jaxbert.errors import InputError
@@ -92,7 +93,9 @@ class AutoConfig:
         source: str | os.PathLike[str], *, revision: str | None = None
     ) -> EncoderConfig:
         """Of a Hugging Face directory or hub id. Raises as `EncoderConfig.from_hf`, and OSError."""
-        hf = _read_config(source, revision)
+        from jaxbert.weights.directory import model_directory
+
+        hf = _read_config(model_directory(source, revision))
         return config_class(hf["model_type"]).from_hf(hf)
 
     @staticmethod
@@ -104,10 +107,9 @@ class AutoConfig:
         return _named(known[name], "Config").preset(name, **overrides)
 
 
-def _read_config(source: str | os.PathLike[str], revision: str | None) -> dict[str, Any]:
-    from jaxbert.weights.directory import model_directory, read_config
+def _read_config(directory: Path) -> dict[str, Any]:
+    from jaxbert.weights.directory import read_config
 
-    directory = model_directory(source, revision)
     hf = read_config(directory)
     if not isinstance(hf.get("model_type"), str):
         raise InputError(
@@ -139,8 +141,11 @@ class AutoModel:
         cls, source: str | os.PathLike[str], *, revision: str | None = None, **options: Any
     ) -> Any:
         """The arguments of `PretrainedMixin.from_pretrained`, and what it raises."""
-        chosen = model_class(_read_config(source, revision)["model_type"], cls.head)
-        return chosen.from_pretrained(source, revision=revision, **options)
+        from jaxbert.weights.directory import model_directory
+
+        directory = model_directory(source, revision)  # once: a hub is asked over the network
+        chosen = model_class(_read_config(directory)["model_type"], cls.head)
+        return chosen.from_pretrained(directory, **options)
 
 
 class AutoModelForSequenceClassification(AutoModel):

@@ -10,14 +10,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 
 from jaxbert.errors import DoesNotFit, InputError
 from jaxbert.models import Compute, EncoderConfig, split_model
 from jaxbert.plan.flops import training_flops
 from jaxbert.plan.hardware import Topology
 from jaxbert.plan.hlo import Program, bytes_moved, collectives, product_flops
-from jaxbert.tasks import TEXT_CLASSIFICATION, task_class
+from jaxbert.tasks import TEXT_CLASSIFICATION, abstract_model
 from jaxbert.training.assemble import check_max_length, make_step
 from jaxbert.training.config import TrainConfig
 from jaxbert.training.engines import MeshEngine, make_engine
@@ -140,10 +139,7 @@ def _step(
     model: EncoderConfig, compute: Compute, training: TrainConfig, engine: MeshEngine
 ) -> tuple[Any, Any, Any]:
     """(the training step, its state, its other arguments), the arrays as shapes with a place."""
-    build = task_class(TEXT_CLASSIFICATION, model.model_type)
-    graphdef, params = split_model(
-        nnx.eval_shape(lambda: build(model, rngs=nnx.Rngs(0), compute=compute))
-    )
+    graphdef, params = split_model(abstract_model(TEXT_CLASSIFICATION, model, compute))
     step, plan = make_step(
         graphdef, params, TEXT_CLASSIFICATION, training, engine, _STEPS_PER_EPOCH
     )

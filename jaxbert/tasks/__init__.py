@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from flax import nnx
+
 from jaxbert.data import Examples
 from jaxbert.errors import InputError
+from jaxbert.models import Compute, EncoderConfig
 from jaxbert.models.auto import AutoConfig, model_class
 from jaxbert.tasks.task import Task
 from jaxbert.tasks.text_classification import (
@@ -22,6 +25,7 @@ __all__ = [
     "TEXT_CLASSIFICATION",
     "TEXT_REGRESSION",
     "Task",
+    "abstract_model",
     "choose_task",
     "get_task",
     "load_examples",
@@ -57,6 +61,19 @@ def task_class(task: Task, model_type: str) -> Any:
       'BertForSequenceClassification'
     """
     return model_class(model_type, task.head.__name__)
+
+
+def abstract_model(task: Task, config: EncoderConfig, compute: Compute | None = None) -> Any:
+    """The model of that configuration that does the task, its parameters shapes: none is drawn.
+
+    Example:
+      >>> from jaxbert import AutoConfig
+      >>> model = abstract_model(TEXT_CLASSIFICATION, AutoConfig.preset("bert-large-cased"))
+      >>> model.encoder.embeddings.word_embeddings.embedding.shape
+      (28996, 1024)
+    """
+    build = task_class(task, config.model_type)
+    return nnx.eval_shape(lambda: build(config, rngs=nnx.Rngs(0), compute=compute))
 
 
 def load_model(

@@ -16,11 +16,11 @@ from jaxbert.optim import RatePlan
 from jaxbert.optim.layers import leaf_paths, reinitialized_paths
 from jaxbert.tasks import Task
 from jaxbert.training.config import TrainConfig
-from jaxbert.training.engines import Compiled, Engine
+from jaxbert.training.engines import Compiled, Engine, Programs
 from jaxbert.training.step import Params, TrainState, init_state, make_train_step
 
-# Compiled programs, shared by all that is put together with the same: {what: {shapes: program}}.
-Programs = dict[Any, dict[Any, Any]]
+# {what a step depends on: its compiled programs}: those of steps that would compile to the same.
+ProgramCache = dict[Any, Programs]
 
 
 class Assembly(NamedTuple):
@@ -49,7 +49,7 @@ def assemble(
     engine: Engine,
     steps_per_epoch: int,
     *,
-    programs: Programs | None = None,
+    programs: ProgramCache | None = None,
 ) -> Assembly:
     """Model, task and settings as a training on an engine's devices.
 
@@ -78,11 +78,8 @@ def assemble(
     start = initial_params(model, config)
     graphdef, _ = split_model(model)
     step, plan = make_step(graphdef, start, task, config, engine, steps_per_epoch)
-    kept: dict[Any, Any] = {}
-    if programs is not None:
-        settings = (config.label_smoothing, config.accumulation, task.name, task.loss)
-        key = (plan.program_key, *settings, graphdef, type(engine), engine.rows)
-        kept = programs.setdefault(key, kept)
+    settings = (config.label_smoothing, config.accumulation, task.name, task.loss)
+    kept = kept_programs(programs, engine, plan.program_key, *settings, graphdef)
     # A copy: the state's memory is given to each next state, the caller's model is not.
     state = init_state(jax.tree.map(jnp.copy, start), plan.optimizer, config.seed)
     compiled = Compiled(step, engine, donate=True, programs=kept)
@@ -110,6 +107,13 @@ def make_step(
         shard=engine.shard,
     )
     return step, plan
+
+
+def kept_programs(programs: ProgramCache | None, engine: Engine, *key: Any) -> Programs | None:
+    """Of the step that depends on `key`, on this engine; None where none are kept."""
+    if programs is None:
+        return None
+    return programs.setdefault((*key, type(engine), engine.rows), {})
 
 
 def check_max_length(config: EncoderConfig, max_length: int) -> None:

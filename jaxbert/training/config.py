@@ -16,6 +16,7 @@ from jaxbert.settings import build, is_number, setting
 
 LAYOUTS = ("packed", "bucketed", "padded")
 ENGINES = ("jit", "pmap", "mesh")  # those of `make_engine`, which needs jax
+POOLINGS = ("mean", "first", "pooler")  # of `embed`, the same
 
 _training = functools.partial(setting, group="training")
 _hardware = functools.partial(setting, group="hardware")

@@ -16,6 +16,7 @@ from jaxbert.errors import InputError
 from jaxbert.models import split_model
 from jaxbert.models.model import Model
 from jaxbert.training.assemble import check_max_length
+from jaxbert.training.config import POOLINGS
 from jaxbert.training.engines import Compiled, make_engine
 from jaxbert.training.predictor import as_examples, run_batches
 from jaxbert.training.step import (
@@ -26,8 +27,6 @@ from jaxbert.training.step import (
     model_inputs,
     unsharded,
 )
-
-POOLINGS = ("mean", "first", "pooler")
 
 
 def embed(

@@ -23,7 +23,7 @@ from jaxbert.models import merge_model, split_model
 from jaxbert.models.model import Model
 from jaxbert.tasks import Task, choose_task
 from jaxbert.tasks.task import Results
-from jaxbert.training.assemble import Programs, check_max_length
+from jaxbert.training.assemble import ProgramCache, check_max_length, kept_programs
 from jaxbert.training.engines import Compiled, Engine, make_engine
 from jaxbert.training.step import Params, make_eval_step
 
@@ -75,7 +75,7 @@ class Predictor:
         cache_dir: str | Path | None = None,
         shapes: Sequence[Shape] = (),
         row_multiple: int | None = None,
-        programs: Programs | None = None,
+        programs: ProgramCache | None = None,
     ) -> None:
         self.task = choose_task(task, model)
         check_max_length(model.config, max_length)
@@ -86,16 +86,8 @@ class Predictor:
         self._cache_dir = cache_dir
         self._graphdef, self.params = split_model(model)
         step = make_eval_step(self._graphdef, self.task, shard=self.engine.shard)
-        kept: dict[Any, Any] = {}
-        if programs is not None:
-            key = (
-                "evaluation",
-                (self.task.name, self.task.loss, self.task.outputs),
-                self._graphdef,
-                type(self.engine),
-                self.engine.rows,
-            )
-            kept = programs.setdefault(key, kept)
+        of_task = (self.task.name, self.task.loss, self.task.outputs)
+        kept = kept_programs(programs, self.engine, "evaluation", of_task, self._graphdef)
         self.step = Compiled(step, self.engine, programs=kept)
 
     @property
@@ -134,13 +126,15 @@ class Predictor:
         """Token ids of the examples."""
         return self.task.encode(examples, self.tokenizer, self.max_length, self._cache_dir)
 
-    def batches(self, examples: Examples) -> Batches:
-        """The batches of the examples, in their order."""
+    def batches(self, examples: Examples, *, shuffle: bool = False, seed: int = 0) -> Batches:
+        """The batches of the examples, in their order or, with `shuffle`, in one by the seed."""
         return Batches(
             self.encode(examples),
             self.batch_size,
             max_length=self.max_length,
             layout=self.layout,
+            shuffle=shuffle,
+            seed=seed,
             part=self.engine.part,
             row_multiple=self._row_multiple,
             shapes=self.shapes,

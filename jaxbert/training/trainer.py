@@ -20,7 +20,7 @@ from jaxbert.models import merge_model, split_model
 from jaxbert.models.model import Model
 from jaxbert.tasks import Task, choose_task
 from jaxbert.training import distributed, record
-from jaxbert.training.assemble import Assembly, Programs, assemble
+from jaxbert.training.assemble import Assembly, ProgramCache, assemble
 from jaxbert.training.checkpoint import Checkpoints
 from jaxbert.training.config import TrainConfig
 from jaxbert.training.engines import make_engine
@@ -91,7 +91,7 @@ class Trainer:
         about: dict[str, Any] | None = None,
         cache_dir: str | Path | None = None,
         progress: bool | None = None,
-        programs: Programs | None = None,
+        programs: ProgramCache | None = None,
     ) -> None:
         self.config = config or TrainConfig()
         self.tokenizer = tokenizer
