@@ -12,6 +12,7 @@ from tolerance import assert_close, network_terms
 from jaxbert.data import Examples
 from jaxbert.models import BertForSequenceClassification, split_model
 from jaxbert.optim import OptimizerConfig
+from jaxbert.tasks import TEXT_CLASSIFICATION
 from jaxbert.tasks.text_classification import probabilities
 from jaxbert.training.assemble import initial_params
 from jaxbert.training.predictor import Predictor
@@ -269,3 +270,21 @@ def test_fit_wants_examples_and_one_call(tokenizer, finished):
         tiny.trainer(tokenizer, None).fit()
     with pytest.raises(ValueError, match="make a new Trainer"):
         finished[0].fit()
+
+
+def test_a_task_of_another_loss_has_programs_of_its_own(tokenizer):
+    """Also where it has the name of the one that it was made from."""
+
+    def loss(*args):
+        total, count = TEXT_CLASSIFICATION.loss(*args)
+        return 2 * total, count
+
+    doubled = dataclasses.replace(TEXT_CLASSIFICATION, loss=loss)
+    programs = {}
+    once, twice = (
+        Predictor(tiny.model(), tokenizer, task=task, max_length=16, programs=programs).evaluate(
+            CLASSES
+        )["loss"]
+        for task in (TEXT_CLASSIFICATION, doubled)
+    )
+    assert twice == pytest.approx(2 * once)
