@@ -23,7 +23,8 @@ FOLDERS = {
 }
 # folder -> its files, each of which may import those before it
 ORDER = {
-    "weights": "rename formats directory pretrained",
+    "weights": "rename json_files readers writer directory pretrained",
+    "weights/readers": "stored safetensors",
     "models": (
         "config dropout visibility primitives kernels attention encoder model heads families auto"
     ),

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxbert.errors import InputError
-from jaxbert.weights.formats import read_json
+from jaxbert.weights.json_files import read_json
 
 STUDY, SWEEP = "study.json", "sweep.json"
 VERSION = 1

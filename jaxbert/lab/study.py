@@ -19,7 +19,7 @@ from jaxbert.errors import InputError
 from jaxbert.lab.run import Laboratory
 from jaxbert.optim import OptimizerConfig, Strategy
 from jaxbert.training.record import environment
-from jaxbert.weights.formats import read_json
+from jaxbert.weights.json_files import read_json
 
 VERSION = 1
 STUDY, SWEEP = "study.json", "sweep.json"

@@ -14,7 +14,7 @@ import jax
 
 from jaxbert.atomic import write_text
 from jaxbert.data import BatchStats, Examples
-from jaxbert.weights.formats import read_json
+from jaxbert.weights.json_files import read_json
 
 RUN, METRICS, EVENTS, CHECKPOINTS = "run.json", "metrics.jsonl", "tensorboard", "checkpoints"
 PREPARED = "prepared"  # status of a run without a step: nothing is lost by starting it again

@@ -7,16 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from jaxbert.errors import InputError
-from jaxbert.weights.formats import INDEX, SINGLE, read_json
+from jaxbert.weights.json_files import read_json
+from jaxbert.weights.readers import READERS
 
 CONFIG = "config.json"
-# All that is fetched from a hub repository; the tokenizer's files come along so that the directory
-# is complete.
+# What is fetched from a hub repository beside the weights; the tokenizer's files come along so that
+# the directory is complete.
 _HUB_FILES = (
     CONFIG,
-    SINGLE,
-    INDEX,
-    "model-*-of-*.safetensors",
     "vocab.txt",
     "tokenizer.json",
     "tokenizer_config.json",
@@ -39,17 +37,29 @@ def model_directory(source: str | os.PathLike[str], revision: str | None = None)
         return path
     if path.exists():
         raise NotADirectoryError(f"{path} is a file: give the directory that holds {CONFIG}")
-    from huggingface_hub import snapshot_download
-
     try:
-        found = snapshot_download(str(source), revision=revision, allow_patterns=list(_HUB_FILES))
+        return _fetch(str(source), revision)
     except (OSError, ValueError) as error:
         reason = str(error).partition("\n")[0]
         raise OSError(
             f"{str(source)!r} is no directory here, and did not come from the Hugging Face hub "
             f"({reason}): give the path of a model directory, or check the id and the connection"
         ) from error
-    return Path(found)
+
+
+def _fetch(repository: str, revision: str | None) -> Path:
+    """The local copy, with the weights of one format: the first of `READERS` that is there.
+
+    A repository often has the same weights in several. What is here already is not fetched again.
+    """
+    from huggingface_hub import snapshot_download
+
+    for reader in READERS:
+        files = [*_HUB_FILES, *reader.patterns]
+        found = Path(snapshot_download(repository, revision=revision, allow_patterns=files))
+        if reader.find(found):
+            break
+    return found
 
 
 def read_config(directory: Path) -> dict[str, Any]:

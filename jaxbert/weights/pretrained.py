@@ -20,13 +20,10 @@ from flax import nnx
 
 from jaxbert.errors import InputError
 from jaxbert.weights.directory import CONFIG, model_directory, read_config
-from jaxbert.weights.formats import (
-    StoredTensor,
-    open_checkpoint,
-    write_checkpoint,
-    write_json,
-)
+from jaxbert.weights.json_files import write_json
+from jaxbert.weights.readers import StoredTensor, open_checkpoint
 from jaxbert.weights.rename import Family, Head, Rename, pair
+from jaxbert.weights.writer import write_checkpoint
 
 Model = TypeVar("Model", bound="PretrainedMixin")
 
@@ -85,8 +82,8 @@ class PretrainedMixin:
         not, and LayerNorms may say gamma and beta.
 
         Args:
-          source: a directory with config.json and model.safetensors (or its shards), or the id of
-            a repository on the hub.
+          source: a directory with config.json and weights in one of the formats of
+            `weights.readers`, or the id of a repository on the hub.
           revision: branch, tag or commit; for the hub only.
           num_labels: how many classes; a classifier for another number is newly initialized.
             Models that do not classify ignore it, and labels.

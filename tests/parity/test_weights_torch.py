@@ -12,8 +12,9 @@ from flax import nnx
 
 import jaxbert.models as models
 from jaxbert.models import BertConfig, split_model
-from jaxbert.weights.formats import open_checkpoint, write_checkpoint
 from jaxbert.weights.pretrained import load_pretrained
+from jaxbert.weights.readers import open_checkpoint
+from jaxbert.weights.writer import write_checkpoint
 
 SHAPE = dict(
     vocab_size=30,

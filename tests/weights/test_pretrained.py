@@ -30,8 +30,8 @@ from jaxbert.models import (
     BertModel,
     split_model,
 )
-from jaxbert.weights.formats import write_checkpoint
 from jaxbert.weights.pretrained import load_pretrained
+from jaxbert.weights.writer import write_checkpoint
 
 
 @pytest.mark.parametrize("dtype", TYPES)

@@ -1,0 +1,46 @@
+"""safetensors: a JSON header and raw bytes, read by the library of that name.
+
+Reference: https://github.com/huggingface/safetensors#format
+"""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from jaxbert.errors import InputError
+from jaxbert.weights.readers.stored import StoredTensor, Tensors
+
+
+def open_file(path: Path) -> Tensors:
+    """{name: tensor} of one file.
+
+    Reads the header only; a tensor's bytes are mapped into memory and read by `StoredTensor.read`.
+
+    Raises:
+      InputError: it is truncated or corrupt.
+    """
+    try:
+        file = safe_open(path, framework="np")
+        slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    except SafetensorError as error:
+        raise InputError(
+            f"{path} is no complete safetensors file ({error}): fetch or write it again"
+        ) from None
+    return {
+        name: StoredTensor(
+            name,
+            tuple(part.get_shape()),
+            part.get_dtype(),
+            functools.partial(_load, file, name),
+        )
+        for name, part in slices.items()
+    }
+
+
+def _load(file: Any, name: str) -> np.ndarray:
+    return file.get_tensor(name)
