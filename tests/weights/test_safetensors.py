@@ -212,5 +212,14 @@ def test_a_format_that_is_not_read_is_named(tmp_path):
 
 
 def test_an_empty_directory_has_no_weights(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"no weights: none of model.safetensors"):
+    with pytest.raises(FileNotFoundError, match=r"no weights: none of model.safetensors, model.s"):
         open_checkpoint(tmp_path)
+
+
+def test_the_first_format_that_is_there_is_read(tmp_path):
+    for name in ("model.pt", "pytorch_model.bin"):
+        (tmp_path / name).write_bytes(b"")
+        with pytest.raises(ValueError, match=f"{name} is no "):
+            open_checkpoint(tmp_path)
+    write_checkpoint(tmp_path, some_tensors())
+    assert_same(read_all(tmp_path), some_tensors())

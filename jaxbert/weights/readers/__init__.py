@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from jaxbert.errors import InputError
-from jaxbert.weights.readers import safetensors
+from jaxbert.weights.readers import safetensors, torch_zip
 from jaxbert.weights.readers.stored import StoredTensor, Tensors, open_shards
 
 __all__ = ["READERS", "Reader", "StoredTensor", "open_checkpoint"]
@@ -57,7 +57,12 @@ def _hugging_face(open_file: Callable[[Path], Tensors], stem: str, suffix: str) 
 
 
 # Tried in this order: what is most likely written last by the one who put it there, first.
-READERS: tuple[Reader, ...] = (_hugging_face(safetensors.open_file, "model", ".safetensors"),)
+READERS: tuple[Reader, ...] = (
+    _hugging_face(safetensors.open_file, "model", ".safetensors"),
+    _hugging_face(torch_zip.open_file, "pytorch_model", ".bin"),
+    Reader("model.pt", torch_zip.open_file),
+    Reader("model.pth", torch_zip.open_file),
+)
 # Weights all the same, to be told from a directory that has none.
 _OTHER_FORMATS = (
     "pytorch_model*.bin", "*.h5", "*.msgpack", "*.ckpt*", "*.pt", "*.pth", "*.onnx", "*.gguf",
