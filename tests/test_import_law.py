@@ -24,7 +24,7 @@ FOLDERS = {
 # folder -> its files, each of which may import those before it
 ORDER = {
     "weights": "rename json_files readers writer directory pretrained",
-    "weights/readers": "stored safetensors zip_archive torch_pickle torch_zip",
+    "weights/readers": "stored safetensors zip_archive torch_pickle torch_zip msgpack",
     "models": (
         "config dropout visibility primitives kernels attention encoder model heads families auto"
     ),

@@ -217,7 +217,7 @@ def test_an_empty_directory_has_no_weights(tmp_path):
 
 
 def test_the_first_format_that_is_there_is_read(tmp_path):
-    for name in ("model.pt", "pytorch_model.bin"):
+    for name in ("flax_model.msgpack", "pytorch_model.bin"):
         (tmp_path / name).write_bytes(b"")
         with pytest.raises(ValueError, match=f"{name} is no "):
             open_checkpoint(tmp_path)
