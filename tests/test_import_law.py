@@ -24,7 +24,10 @@ FOLDERS = {
 # folder -> its files, each of which may import those before it
 ORDER = {
     "weights": "rename json_files readers writer directory pretrained",
-    "weights/readers": "stored safetensors zip_archive torch_pickle torch_zip msgpack",
+    "weights/readers": (
+        "stored safetensors zip_archive torch_pickle torch_zip msgpack crc32c wire sstable"
+        " tensorflow"
+    ),
     "models": (
         "config dropout visibility primitives kernels attention encoder model heads families auto"
     ),

@@ -11,10 +11,14 @@ from jaxbert.weights.json_files import read_json
 from jaxbert.weights.readers import READERS
 
 CONFIG = "config.json"
+# Google's, beside a TensorFlow checkpoint. What their names begin with is the family, of which they
+# say nothing themselves; else they are as Hugging Face's.
+_GOOGLE_CONFIGS = ("bert_config.json",)
 # What is fetched from a hub repository beside the weights; the tokenizer's files come along so that
 # the directory is complete.
 _HUB_FILES = (
     CONFIG,
+    *_GOOGLE_CONFIGS,
     "vocab.txt",
     "tokenizer.json",
     "tokenizer_config.json",
@@ -63,10 +67,17 @@ def _fetch(repository: str, revision: str | None) -> Path:
 
 
 def read_config(directory: Path) -> dict[str, Any]:
-    """The contents of a directory's config.json; FileNotFoundError where there is none."""
-    if not (directory / CONFIG).is_file():
-        raise FileNotFoundError(
-            f"{directory} is no model: it has no {CONFIG}; give a directory that save_pretrained "
-            "wrote"
-        )
-    return read_json(directory / CONFIG)
+    """The contents of a directory's config.json, or of Google's file in its place.
+
+    Raises:
+      FileNotFoundError: it has neither.
+      InputError: the file holds no JSON object.
+    """
+    if (directory / CONFIG).is_file():
+        return read_json(directory / CONFIG)
+    for name in _GOOGLE_CONFIGS:
+        if (directory / name).is_file():
+            return {"model_type": name.removesuffix("_config.json")} | read_json(directory / name)
+    raise FileNotFoundError(
+        f"{directory} is no model: it has no {CONFIG}; give a directory that save_pretrained wrote"
+    )

@@ -217,9 +217,16 @@ def test_an_empty_directory_has_no_weights(tmp_path):
 
 
 def test_the_first_format_that_is_there_is_read(tmp_path):
-    for name in ("flax_model.msgpack", "pytorch_model.bin"):
+    for name in ("model.ckpt-3.index", "flax_model.msgpack", "pytorch_model.bin"):
         (tmp_path / name).write_bytes(b"")
         with pytest.raises(ValueError, match=f"{name} is no "):
             open_checkpoint(tmp_path)
     write_checkpoint(tmp_path, some_tensors())
     assert_same(read_all(tmp_path), some_tensors())
+
+
+def test_two_models_of_one_format_are_refused(tmp_path):
+    for step in (100, 200):
+        (tmp_path / f"model.ckpt-{step}.index").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"several models, model.ckpt-100.index, model.ckpt-200"):
+        open_checkpoint(tmp_path)

@@ -142,10 +142,19 @@ BERT = Family(
     },
     optional=("pooler.",),
     ambiguous=("classifier.",),
-    # Names of files converted from Google's TensorFlow checkpoints.
+    # Names of Google's TensorFlow checkpoints, and of files converted from them.
     spellings=(
         (r"\bLayerNorm\.gamma$", "LayerNorm.weight"),
         (r"\bLayerNorm\.beta$", "LayerNorm.bias"),
+        (r"\bencoder\.layer_(\d+)\.", r"encoder.layer.\1."),
+        (
+            r"\bembeddings\.(word|position|token_type)_embeddings$",
+            r"embeddings.\1_embeddings.weight",
+        ),
+        (r"^cls\.squad\.output_", "qa_outputs.output_"),
+        (r"^output_", "classifier.output_"),
+        (r"\boutput_weights$", "weight"),
+        (r"\boutput_bias$", "bias"),
     ),
     buffers=(r"\bembeddings\.(position_ids|token_type_ids)$",),
 )

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from jaxbert.errors import InputError
-from jaxbert.weights.readers import msgpack, safetensors, torch_zip
+from jaxbert.weights.readers import msgpack, safetensors, tensorflow, torch_zip
 from jaxbert.weights.readers.stored import StoredTensor, Tensors, open_shards
 
 __all__ = ["READERS", "Reader", "StoredTensor", "open_checkpoint"]
@@ -63,6 +63,7 @@ READERS: tuple[Reader, ...] = (
     Reader("model.pt", torch_zip.open_file),
     Reader("model.pth", torch_zip.open_file),
     _hugging_face(msgpack.open_file, "flax_model", ".msgpack"),
+    Reader("*.ckpt*.index", tensorflow.open_file, beside=("*.ckpt*.data-*-of-*",)),
 )
 # Weights all the same, to be told from a directory that has none.
 _OTHER_FORMATS = (
