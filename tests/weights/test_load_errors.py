@@ -108,7 +108,7 @@ def test_without_directory_or_hub_it_says_what_to_do(source):
     assert "\n" not in str(e.value)
 
 
-def test_a_hub_id_fetches_what_is_needed_and_no_pickle(tmp_path, monkeypatch):
+def test_a_hub_id_fetches_safetensors_where_there_are_any(tmp_path, monkeypatch):
     source, calls = write(tmp_path, "BertModel"), []
 
     def snapshot_download(repo, *, revision, allow_patterns):
@@ -129,6 +129,22 @@ def test_a_hub_id_fetches_what_is_needed_and_no_pickle(tmp_path, monkeypatch):
     model = BertModel.from_pretrained("somebody/model-there", revision="v2")
     assert calls == [("somebody/model-there", "v2")]
     assert model.config == BertConfig.from_hf(CONFIG)
+
+
+def test_of_a_hub_repository_one_format_is_fetched_the_first_that_is_there(tmp_path, monkeypatch):
+    there = ["config.json", "pytorch_model.bin", "flax_model.msgpack", "tf_model.h5"]
+    fetched = []
+
+    def snapshot_download(repo, *, revision, allow_patterns):
+        new = huggingface_hub.utils.filter_repo_objects(there, allow_patterns=allow_patterns)
+        for name in new:
+            (tmp_path / name).touch()
+            fetched.append(name)
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    assert model_directory("somebody/model-there") == tmp_path
+    assert fetched == ["config.json", "config.json", "pytorch_model.bin"]
 
 
 def test_a_revision_of_a_directory_is_refused(tmp_path):

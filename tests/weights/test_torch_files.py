@@ -312,10 +312,10 @@ def traced():
 def test_a_hostile_file_is_refused_by_name_soon_and_in_little_memory(tmp_path, name):
     content, wanted = HOSTILE[name]
     (tmp_path / "pytorch_model.bin").write_bytes(content)
-    start = time.perf_counter()
+    start = time.process_time()  # whatever else the machine does
     with pytest.raises(InputError) as error:
         open_checkpoint(tmp_path)
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start
     with traced() as peak, pytest.raises(InputError):  # apart, for to be watched takes time
         open_checkpoint(tmp_path)
     assert re.search(wanted, str(error.value))

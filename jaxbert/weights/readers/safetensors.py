@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from jaxbert.errors import InputError
@@ -36,11 +34,7 @@ def open_file(path: Path) -> Tensors:
             name,
             tuple(part.get_shape()),
             part.get_dtype(),
-            functools.partial(_load, file, name),
+            functools.partial(file.get_tensor, name),
         )
         for name, part in slices.items()
     }
-
-
-def _load(file: Any, name: str) -> np.ndarray:
-    return file.get_tensor(name)

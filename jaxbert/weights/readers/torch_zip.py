@@ -75,13 +75,12 @@ def _root(archive: ZipArchive) -> str:
     if size > _MAX_PICKLE:
         raise InputError(f"{archive.path} has a pickle of {size} bytes: it is no plain state_dict")
     order = f"{root}byteorder"
-    if order in archive.entries and archive.entries[order].size < 10:
-        written = archive.read(order)
-        if written != b"little":
-            raise InputError(
-                f"{archive.path} has its numbers in byte order {written!r}, wanted b'little': "
-                "save it again on an ordinary machine"
-            )
+    written = archive.read(order) if order in archive.entries else b"little"
+    if written != b"little":
+        raise InputError(
+            f"{archive.path} has its numbers in byte order {written[:20]!r}, wanted b'little': "
+            "save it again on an ordinary machine"
+        )
     return root
 
 
