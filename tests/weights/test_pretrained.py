@@ -68,11 +68,11 @@ def test_a_kernel_is_the_transposed_weight_and_the_rest_is_as_stored(tmp_path):
 
 
 @pytest.mark.parametrize("stored", TYPES)
-@pytest.mark.parametrize("kept", TYPES)
-def test_parameters_are_cast_to_param_dtype(tmp_path, stored, kept):
+@pytest.mark.parametrize("asked", [*TYPES, None])
+def test_parameters_are_cast_to_param_dtype_or_else_to_float32(tmp_path, stored, asked):
     tensors = hf_tensors("BertModel", TYPES[stored])
-    model = BertModel.from_pretrained(write(tmp_path, "BertModel", tensors), param_dtype=kept)
-    ours = parameters(model)
+    options, kept = ({"param_dtype": asked}, asked) if asked else ({}, "float32")
+    ours = parameters(BertModel.from_pretrained(write(tmp_path, "BertModel", tensors), **options))
     assert {leaf.dtype.name for leaf in ours.values()} == {kept}
     words = tensors["embeddings.word_embeddings.weight"]
     np.testing.assert_array_equal(

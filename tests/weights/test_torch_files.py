@@ -237,6 +237,7 @@ ARCHIVES = {
         r"compressed entry 'model/data.pkl', and torch.save compresses none",
     ),
     "a bomb without the method": (central(GOOD, 24, "<I", 1 << 31), r"compressed entry 'model/d"),
+    "another way to store": (central(GOOD, 10, "<H", 8), r"compressed entry 'model/data/0'"),
     "overlapping entries": (overlapping(), r"entries that lie over each other"),
     "many entries": (
         archive(GOOD_PICKLE, further=[(f"m/{i}", b"") for i in range(21_000)]),

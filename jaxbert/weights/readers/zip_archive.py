@@ -44,8 +44,9 @@ class ZipArchive:
       path: where it is.
 
     Raises:
-      InputError: it is truncated or damaged; an entry is compressed, encrypted or twice there, lies
-        outside the file or over another, or has a name that leads out of a directory.
+      InputError: it is truncated or damaged; an entry is compressed, encrypted or twice there, ends
+        after the file, or has a name that leads out of a directory; all together are larger than
+        the file.
     """
 
     def __init__(self, path: Path) -> None:
