@@ -188,6 +188,12 @@ def test_an_index_that_is_wrong_is_refused_by_name(tmp_path, name):
         open_checkpoint(tmp_path)
 
 
+def test_a_block_that_is_named_twice_is_refused(tmp_path):
+    (tmp_path / "bert_model.ckpt.index").write_bytes(table([HEADER], repeat=2))
+    with pytest.raises(InputError, match=r"its block at byte 0 begins before the last one ends"):
+        open_checkpoint(tmp_path)
+
+
 def test_any_truncation_of_the_index_is_one_error_that_names_it(tmp_path):
     path = write(tmp_path, some_arrays()) / "bert_model.ckpt.index"
     whole = path.read_bytes()

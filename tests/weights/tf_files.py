@@ -67,8 +67,8 @@ def block(entries, restart_every=16):
     return made + b"".join(struct.pack("<I", x) for x in (*restarts, len(restarts)))
 
 
-def table(entries, per_block=7, snappy=False):
-    """The bytes of a sorted table."""
+def table(entries, per_block=7, snappy=False, repeat=1):
+    """The bytes of a sorted table. repeat: how often its index names each block."""
     made, index = b"", []
 
     def add(content):
@@ -82,7 +82,7 @@ def table(entries, per_block=7, snappy=False):
 
     for start in range(0, len(entries), per_block):
         part = entries[start : start + per_block]
-        index.append((part[-1][0], add(block(part))))
+        index += [(part[-1][0], add(block(part)))] * repeat
     handles = add(block([])) + add(block(index, 1))
     return made + handles.ljust(40, b"\0") + struct.pack("<Q", 0xDB4775248B80FB57)
 

@@ -33,9 +33,13 @@ def read_table(table: bytes) -> Iterator[tuple[bytes, bytes]]:
         raise InputError("it does not end as a table")
     _, _, at = _handle(footer, 0)  # of what is about the table
     offset, size, _ = _handle(footer, at)
-    count = 0
+    count = end = 0
     for _, handle in _entries(_block(table, offset, size)):
         offset, size, _ = _handle(handle, 0)
+        # One large block, again and again, would take for ever.
+        if offset < end:
+            raise InputError(f"its block at byte {offset} begins before the last one ends")
+        end = offset + size + _TRAILER
         for entry in _entries(_block(table, offset, size)):
             count += 1
             if count > MAX_TENSORS:
