@@ -156,6 +156,7 @@ ENTRIES = {
     "no header": ([(b"a", entry(1, (6,), 0, 0, FLOAT))], r"it has no header"),
     "big-endian": ([(b"", field(1, 1) + field(2, 1))], r"big-endian order"),
     "another type": ([HEADER, (b"a", entry(7, (6,), 0, 0, FLOAT))], r"TensorFlow's type 7"),
+    "a long entry": ([HEADER, (b"a", b"\x12\0" * 1000)], r"'a' is told in 2000 bytes"),
     "slices": ([HEADER, (b"a", entry(1, (6,), 0, 0, FLOAT) + field(7, b""))], r"cut into slices"),
     "too few bytes": ([HEADER, (b"a", entry(1, (7,), 0, 0, FLOAT))], r"\[7\] F32 in 24 bytes"),
     "a huge shape": ([HEADER, (b"a", entry(1, (2**62, 4), 0, 0, FLOAT))], r"F32 in 24 bytes"),

@@ -31,6 +31,7 @@ from jaxbert.weights.readers.stored import (
 from jaxbert.weights.readers.wire import fields
 
 _MAX_INDEX = 8 << 20
+_MAX_MESSAGE = 1000  # what says where a tensor is; of one with four axes it is 40 bytes
 _DTYPES = {
     1: "F32", 2: "F64", 3: "I32", 4: "U8", 5: "I16", 6: "I8", 9: "I64", 10: "BOOL", 14: "BF16",
     17: "U16", 19: "F16", 22: "U32", 23: "U64",
@@ -105,6 +106,8 @@ def _numbers(message: bytes) -> dict[int, int]:
 
 
 def _entry(name: str, message: bytes) -> _Entry:
+    if len(message) > _MAX_MESSAGE:
+        raise InputError(f"{name!r} is told in {len(message)} bytes")
     numbers = _numbers(message)
     if any(number == 7 for number, _ in fields(message)):
         raise InputError(f"{name!r} is cut into slices: save it with one part for each variable")
