@@ -341,9 +341,21 @@ def read_all(directory):
     return {name: tensor.read() for name, tensor in open_checkpoint(directory).items()}
 
 
+def test_numbers_of_more_than_32_bits(tmp_path, monkeypatch):
+    monkeypatch.setattr(zipfile, "ZIP64_LIMIT", 8)  # from which on they stand in an extra field
+    content = files.state_dict(some_arrays())
+    assert b"\xff\xff\xff\xff" * 2 in content
+    (tmp_path / "model.pt").write_bytes(content)
+    assert_some_arrays(tmp_path)
+
+
 @pytest.mark.parametrize("file", ["pytorch_model.bin", "model.pt", "model.pth"])
 def test_a_state_dict_is_read(tmp_path, file):
     (tmp_path / file).write_bytes(files.state_dict(some_arrays()))
+    assert_some_arrays(tmp_path)
+
+
+def assert_some_arrays(tmp_path):
     got = read_all(tmp_path)
     assert got.keys() == some_arrays().keys()
     for name, array in some_arrays().items():
