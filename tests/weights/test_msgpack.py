@@ -91,6 +91,18 @@ def test_shards(tmp_path):
         open_checkpoint(tmp_path)
 
 
+def test_two_names_in_two_shards_that_are_one(tmp_path):
+    weight_map = {}
+    for leaf in ("scale", "weight"):
+        part = {"norm": {leaf: np.ones(3, np.float32)}}
+        file = weight_map[f"norm/{leaf}"] = f"flax_model-{leaf}.msgpack"
+        (tmp_path / file).write_bytes(flax.serialization.msgpack_serialize(part))
+    index = tmp_path / "flax_model.msgpack.index.json"
+    index.write_text(json.dumps({"weight_map": weight_map}))
+    with pytest.raises(InputError, match=r"norm/scale and norm/weight are one tensor"):
+        open_checkpoint(tmp_path)
+
+
 def packed(value):
     return msgpack.packb(value, strict_types=True)
 

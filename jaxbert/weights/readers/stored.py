@@ -141,16 +141,18 @@ def open_shards(index: Path, open_file: Callable[[Path], Tensors]) -> Tensors:
             f"{index} names files that are not beside it: {', '.join(absent)}; fetch them again"
         )
     found: Tensors = {}
-    own = {}
     for shard in shards:
         for key, tensor in open_file(index.parent / shard).items():
-            if weight_map.get(tensor.name) == shard:
-                own[tensor.name] = key
-                found[key] = tensor
-    lost = [f"{name} in {shard}" for name, shard in weight_map.items() if name not in own]
+            if weight_map.get(tensor.name) != shard:
+                continue
+            if key in found:
+                raise InputError(f"{index}: {found[key].name} and {tensor.name} are one tensor")
+            found[key] = tensor
+    names = {tensor.name for tensor in found.values()}
+    lost = [f"{name} in {shard}" for name, shard in weight_map.items() if name not in names]
     if lost:
         raise InputError(f"{index} names tensors that are not in their files: {', '.join(lost)}")
-    return {own[name]: found[own[name]] for name in weight_map}
+    return found
 
 
 def _read_index(index: Path) -> dict[str, str]:
