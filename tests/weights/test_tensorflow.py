@@ -1,6 +1,7 @@
 """TensorFlow's checkpoints: one that it wrote, and those of a writer in `tf_files`."""
 
 import shutil
+import struct
 from pathlib import Path
 
 import ml_dtypes
@@ -143,6 +144,8 @@ def test_what_snappy_does_not_write_is_refused(content):
 def test_numbers_and_fields():
     for value in (0, 1, 127, 128, 300, 2**32, 2**64 - 1):
         assert read_varint(b"x" + varint(value) + b"y", 1) == (value, 1 + len(varint(value)))
+    with pytest.raises(InputError, match="there is no number at byte 0 of 10"):
+        read_varint(varint(2**64), 0)
     message = field(1, 5) + field(2, b"ab") + varint(3 << 3 | 5) + b"\1\0\0\0"
     assert list(fields(message)) == [(1, 5), (2, b"ab"), (3, 1)]
     for broken in (b"\x80" * 20, b"\x12\x05a", b"\x0b", varint(2**64)):
@@ -175,7 +178,7 @@ ENTRIES = {
         [HEADER, *((name, entry(1, (6,), 0, 0, FLOAT)) for name in (b"a/scale", b"a/weight"))],
         r"a/scale and a/weight are one tensor, a.weight",
     ),
-    "a long name": ([HEADER, (b"a" * 600, b"")], r"an entry at byte \d+ of a block"),
+    "a long name": ([HEADER, (b"a" * 600, b"")], r"has a key that is none"),
     "many entries": ([HEADER, *((f"{i:05}".encode(), b"") for i in range(20_001))], r"more than"),
 }  # fmt: skip
 
@@ -190,9 +193,37 @@ def test_an_index_that_is_wrong_is_refused_by_name(tmp_path, name):
 
 
 def test_a_block_that_is_named_twice_is_refused(tmp_path):
-    (tmp_path / "bert_model.ckpt.index").write_bytes(table([HEADER], repeat=2))
+    content = tf_files.join([(b"", tf_files.block([HEADER]))], repeat=2)
+    (tmp_path / "bert_model.ckpt.index").write_bytes(content)
     with pytest.raises(InputError, match=r"its block at byte 0 begins before the last one ends"):
         open_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("block", "text"),
+    [
+        (b"", r"there is no number at byte -4 of 0"),
+        (b"\1\1\0a" + struct.pack("<II", 0, 1), r"at byte 3 of a block has a key that is none"),
+        (b"\0\1\7a" + struct.pack("<II", 0, 1), r"ends in the middle of an entry"),
+        (b"\0\1\0a" + struct.pack("<II", 0, 99), r"ends in the middle of an entry"),
+    ],
+)
+def test_a_block_that_is_none_is_refused(tmp_path, block, text):
+    (tmp_path / "bert_model.ckpt.index").write_bytes(tf_files.join([(b"", block)]))
+    with pytest.raises(InputError, match=text):
+        open_checkpoint(tmp_path)
+
+
+def test_a_changed_byte_of_the_index_is_found_or_means_nothing(tmp_path):
+    path = write(tmp_path, {"a/b": np.ones(4, np.float32)}) / "bert_model.ckpt.index"
+    whole, wanted, refused = path.read_bytes(), read_all(tmp_path), 0
+    for i in range(len(whole)):
+        path.write_bytes(whole[:i] + bytes([whole[i] ^ 1]) + whole[i + 1 :])
+        try:
+            np.testing.assert_equal(read_all(tmp_path), wanted)
+        except InputError:
+            refused += 1
+    assert refused > len(whole) / 2  # the block about the table, and the padding of its end
 
 
 def test_any_truncation_of_the_index_is_one_error_that_names_it(tmp_path):

@@ -67,8 +67,14 @@ def block(entries, restart_every=16):
     return made + b"".join(struct.pack("<I", x) for x in (*restarts, len(restarts)))
 
 
-def table(entries, per_block=7, snappy=False, repeat=1):
-    """The bytes of a sorted table. repeat: how often its index names each block."""
+def table(entries, per_block=7, snappy=False):
+    """The bytes of a sorted table."""
+    parts = [entries[i : i + per_block] for i in range(0, len(entries), per_block)]
+    return join([(part[-1][0], block(part)) for part in parts], snappy)
+
+
+def join(blocks, snappy=False, repeat=1):
+    """The bytes of a table of these (last key, block). repeat: how often the index names each."""
     made, index = b"", []
 
     def add(content):
@@ -80,9 +86,8 @@ def table(entries, per_block=7, snappy=False, repeat=1):
         made += content + kind + struct.pack("<I", crc(content + kind))
         return handle
 
-    for start in range(0, len(entries), per_block):
-        part = entries[start : start + per_block]
-        index += [(part[-1][0], add(block(part)))] * repeat
+    for last, content in blocks:
+        index += [(last, add(content))] * repeat
     handles = add(block([])) + add(block(index, 1))
     return made + handles.ljust(40, b"\0") + struct.pack("<Q", 0xDB4775248B80FB57)
 

@@ -57,7 +57,7 @@ def _handle(content: bytes, at: int) -> tuple[int, int, int]:
 def _block(table: bytes, offset: int, size: int) -> bytes:
     """A block's content."""
     end = offset + size
-    if size > _MAX_BLOCK or end + _TRAILER > len(table) - _FOOTER:
+    if end + _TRAILER > len(table) - _FOOTER:
         raise InputError(f"its block at byte {offset} of {size} bytes is not within it")
     if masked(crc32c(table[offset : end + 1])) != little(table, end + 1):
         raise InputError(f"its block at byte {offset} does not match its checksum")
@@ -78,8 +78,8 @@ def _entries(block: bytes) -> Iterator[tuple[bytes, bytes]]:
         shared, at = varint(block, at)
         own, at = varint(block, at)
         size, at = varint(block, at)
-        if shared > len(key) or at + own + size > end or shared + own > MAX_NAME:
-            raise InputError(f"an entry at byte {at} of a block is not within it")
+        if shared > len(key) or shared + own > MAX_NAME:
+            raise InputError(f"an entry at byte {at} of a block has a key that is none")
         key = key[:shared] + block[at : at + own]
         at += own
         yield key, block[at : at + size]
