@@ -176,6 +176,13 @@ def test_tensors_that_are_not_in_their_shard_are_listed(tmp_path):
         open_checkpoint(tmp_path)
 
 
+def test_of_a_shard_what_the_index_says_is_there_is_read(tmp_path):
+    sharded(tmp_path)
+    extra = {"b": np.ones(2, np.float32), "c": np.zeros(2, np.float32), "d": np.ones(2)}
+    save_file(extra, tmp_path / "model-00003-of-00003.safetensors")
+    assert_same(read_all(tmp_path), {name: np.zeros(2, np.float32) for name in "abc"})
+
+
 @pytest.mark.parametrize(
     "shard", ["../model.safetensors", "/etc/passwd", "..", "", "sub/x", "a\\b", "x\n", ".hidden"]
 )

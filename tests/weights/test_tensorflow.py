@@ -192,6 +192,13 @@ def test_an_index_that_is_wrong_is_refused_by_name(tmp_path, name):
         open_checkpoint(tmp_path)
 
 
+def test_a_block_that_is_not_within_the_index_is_refused(tmp_path):
+    content = table([HEADER])[:-48] + (b"\0\0" + varint(10) + varint(1 << 40)).ljust(40, b"\0")
+    (tmp_path / "bert_model.ckpt.index").write_bytes(content + table([HEADER])[-8:])
+    with pytest.raises(InputError, match=r"block at byte 10 of 1099511627776 bytes is not within"):
+        open_checkpoint(tmp_path)
+
+
 def test_a_block_that_is_named_twice_is_refused(tmp_path):
     content = tf_files.join([(b"", tf_files.block([HEADER]))], repeat=2)
     (tmp_path / "bert_model.ckpt.index").write_bytes(content)
