@@ -30,7 +30,7 @@ def text():
     ids = np.ones((4, 64), np.int32)
     one = np.ones((4, 1), np.int32)
     batch = {
-        "input_ids": ids, "segment_ids": ids, "position_ids": ids, "segment_starts": 0 * one,
+        "input_ids": ids, "segment_ids": ids, "segment_starts": 0 * one,
         "labels": 0 * one, "weights": one.astype(np.float32), "token_index": ids.astype(np.uint32),
     }  # fmt: skip
     rates = {group: np.float32(1e-4) for group in assembled.plan.peaks}

@@ -65,7 +65,7 @@ TOY = Family(
     ),
     heads={
         "ToyModel": Head(),
-        "ToyForTokenClassification": Head(linear("tagger", "classifier"), labelled=True),
+        "ToyForTokenClassification": Head(linear("tagger", "classifier"), labelled="tagger."),
     },
 )
 

@@ -29,7 +29,8 @@ ORDER = {
         " tensorflow"
     ),
     "models": (
-        "config dropout visibility primitives kernels attention encoder model heads families auto"
+        "compute config outputs dropout positions visibility primitives kernels attention encoder "
+        "model heads families auto"
     ),
     "tasks": "losses metrics task text_classification",
     "data": "tables sources tokenization packing batching demo",

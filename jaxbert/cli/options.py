@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from jaxbert.cli import flags
 from jaxbert.errors import InputError
-from jaxbert.models.config import Compute
+from jaxbert.models.compute import Compute
 from jaxbert.optim.config import DEFAULT_STRATEGY
 from jaxbert.settings import (
     build,

@@ -3,7 +3,7 @@
 A batch is a dict of numpy arrays in one format for padded, bucketed and packed rows (B rows of L
 tokens with S segments; unpacked is S = 1):
 
-  input_ids, token_type_ids, position_ids [B, L] int32; positions restart with each segment
+  input_ids, token_type_ids [B, L] int32
   segment_ids [B, L] int32: 1 to S, 0 for padding
   token_index [B, L] uint32: (place of the example in the batch) * max_length + position
   segment_starts [B, S] int32: the column of each segment's first token, 0 where absent
@@ -236,7 +236,6 @@ class Batches:
         batch = {
             "input_ids": tokens(data.input_ids[source]),
             "token_type_ids": tokens(data.token_type_ids[source]),
-            "position_ids": tokens(position),
             "segment_ids": tokens(np.repeat(place.segment + 1, lengths)),
             "token_index": tokens(slot * self.max_length + position, dtype=np.uint32),
             "segment_starts": examples(place.column),

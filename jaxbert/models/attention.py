@@ -11,7 +11,8 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from jaxbert import cpu
-from jaxbert.models.config import Compute, EncoderConfig
+from jaxbert.models.compute import Compute
+from jaxbert.models.config import EncoderConfig
 from jaxbert.models.dropout import (
     Bits,
     Dropout,
@@ -26,6 +27,7 @@ from jaxbert.models.kernels.attention import (
     tpu_attention,
     tpu_takes,
 )
+from jaxbert.models.positions import rotate
 from jaxbert.models.primitives import Linear, product
 from jaxbert.models.visibility import Visibility, take_columns
 
@@ -36,6 +38,8 @@ def attention(
     value: Float[Array, "B L N H"],
     visibility: Visibility = Visibility(),  # noqa: B008 (immutable)
     *,
+    bias: Float[Array, "#B N Q L"] | None = None,
+    scale: float | None = None,
     window: int | None = None,
     columns: Int[Array, "B Q"] | None = None,
     rate: float = 0.0,
@@ -43,11 +47,14 @@ def attention(
     dropout: Dropout | None = None,
     compute: Compute | None = None,
 ) -> Float[Array, "B Q N H"]:
-    """softmax(query @ key^T / sqrt(H)) @ value for each head, the softmax in float32.
+    """softmax(query @ key^T * scale + bias) @ value for each head, the softmax in float32.
 
     Args:
       visibility: which keys a query sees.
-      window: how far from itself a query sees, in positions; None = any distance.
+      bias: added to the scores, for instance of relative positions.
+      scale: None = 1 / sqrt(H).
+      window: how far from itself a query sees, in columns; None = any distance. Rows of more than
+        three windows take time and memory in proportion to L * window.
       columns: where in its row each query stands; None = Q is L, and query i at column i.
       rate, site, dropout: of the dropout on the attention probabilities.
 
@@ -58,17 +65,70 @@ def attention(
     attends to all equally there and here, instead of giving NaN.
     """
     compute = (compute or Compute()).resolved()
-    query = query * query.shape[-1] ** -0.5
+    query = query * (query.shape[-1] ** -0.5 if scale is None else scale)
     dropping = dropout is not None and rate > 0
-    if columns is None and window is None and tpu_takes(key.shape, compute):
+    token_bits = attention_token_bits(rate, site, dropout, columns)
+    plain = bias is None and window is None and columns is None
+    if plain and tpu_takes(key.shape, compute):
         segments = visibility.segments(*key.shape[:2])
-        bits = attention_token_bits(rate, site, dropout)
-        return tpu_attention(query, key, value, segments, bits, rate=rate, compute=compute)
+        return tpu_attention(query, key, value, segments, token_bits, rate=rate, compute=compute)
+    if window is not None and columns is None and bias is None and 3 * window < key.shape[1]:
+        return _local_attention(compute, rate, query, key, value, visibility, window, token_bits)
     visible = visibility.mask(key.shape[1], window, columns)
-    if columns is None and not dropping and cudnn_takes(key.shape, compute):
+    if plain and not dropping and cudnn_takes(key.shape, compute):
         return cudnn_attention(query, key, value, visible, compute)
-    bits = attention_bits(query.shape[2], rate, site, dropout, columns)
-    return _attend(compute, rate, query, key, value, visible, bits)
+    bits = attention_bits(query.shape[2], token_bits)
+    return _attend(compute, rate, query, key, value, bias, visible, bits)
+
+
+def _local_attention(
+    compute: Compute,
+    rate: float,
+    query: Array,
+    key: Array,
+    value: Array,
+    visibility: Visibility,
+    window: int,
+    token_bits: Bits | None,
+) -> Array:
+    """`attention` within a window, in blocks of its size: each sees itself and the two beside it.
+
+    A query that sees no key attends equally to the keys of its blocks, and not to all of the row.
+    """
+    rows, length, *rest = query.shape
+    blocks = -(-length // window)
+
+    def own(x: Array, fill: int = 0) -> Array:
+        """[B, L, ...] -> [B * blocks, window, ...]."""
+        pad = [(0, 0), (0, blocks * window - length)] + [(0, 0)] * (x.ndim - 2)
+        padded = jnp.pad(x, pad, constant_values=fill)
+        return padded.reshape(rows * blocks, window, *x.shape[2:])
+
+    def around(x: Array, fill: int = 0) -> Array:
+        """[B, L, ...] -> [B * blocks, 3 * window, ...]."""
+        each = own(x, fill).reshape(rows, blocks, window, *x.shape[2:])
+        ends = [(0, 0), (1, 1)] + [(0, 0)] * (each.ndim - 2)
+        each = jnp.pad(each, ends, constant_values=fill)
+        three = [each[:, i : i + blocks] for i in range(3)]
+        return jnp.concatenate(three, axis=2).reshape(rows * blocks, 3 * window, *x.shape[2:])
+
+    asking, answering = visibility.segments(rows, length)
+    # No token answers where padding to whole blocks asks, nor where there is none at the ends.
+    seen = own(asking, -1)[:, :, None] == around(answering, -2)[:, None, :]
+    columns = jnp.arange(3 * window)
+    near = jnp.abs(columns[window : 2 * window, None] - columns[None]) <= window
+    bits = token_bits and attention_bits(rest[0], (own(token_bits[0]), around(token_bits[1])))
+    out = _attend(
+        compute,
+        rate,
+        own(query),
+        around(key),
+        around(value),
+        None,
+        (seen & near[None])[:, None],
+        bits,
+    )
+    return out.reshape(rows, blocks * window, *rest)[:, :length]
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -78,11 +138,12 @@ def _attend(
     query: Array,
     key: Array,
     value: Array,
+    bias: Array | None,
     visible: Array | None,
     bits: Bits | None,
 ) -> Array:
     """`attention` of a scaled query, given which keys are visible and the bits of dropout."""
-    return _attend_forward(compute, rate, query, key, value, visible, bits)[0]
+    return _attend_forward(compute, rate, query, key, value, bias, visible, bits)[0]
 
 
 # Both passes are written out so that every one of the six products, backward too, is of a left
@@ -97,6 +158,7 @@ def _attend_forward(
     query: Array,
     key: Array,
     value: Array,
+    bias: Array | None,
     visible: Array | None,
     bits: Bits | None,
 ) -> tuple[Array, Any]:
@@ -105,17 +167,21 @@ def _attend_forward(
     query, key, value = (x.astype(compute.operand_dtype) for x in (query, key, value))
     scores = _matmul(_rows(query), _columns(key), compute)
     scores = scores.astype(jnp.float32)
+    if bias is not None:
+        scores = scores + bias.astype(jnp.float32)
     if visible is not None:
         scores = jnp.where(visible, scores, jnp.finfo(jnp.float32).min)
     probabilities = jax.nn.softmax(scores, axis=-1)
     out = _matmul(masked(probabilities, bits, rate), _rows(value), compute)
     out = out.swapaxes(1, 2)
     kept = probabilities.astype(compute.operand_dtype)
-    return out, (query, key, value, visible, bits, kept, out, like)
+    # Of the bias only how it was broadcast is needed, and its dtype.
+    bias_like = None if bias is None else jnp.zeros((*bias.shape[:2], 0), bias.dtype)
+    return out, (query, key, value, bias_like, visible, bits, kept, out, like)
 
 
 def _attend_backward(compute: Compute, rate: float, residuals: Any, g: Array) -> tuple[Any, ...]:
-    query, key, value, visible, bits, probabilities, out, like = residuals
+    query, key, value, bias_like, visible, bits, probabilities, out, like = residuals
     bits = recomputed(bits)
     # sum over keys of probability * its gradient, by way of the output: H terms and not L.
     products = g.astype(jnp.float32) * out.astype(jnp.float32)
@@ -126,13 +192,20 @@ def _attend_backward(compute: Compute, rate: float, residuals: Any, g: Array) ->
     d_scores = probabilities.astype(jnp.float32) * (d_probabilities - mean)
     if visible is not None:
         d_scores = jnp.where(visible, d_scores, 0)
+    d_bias = None if bias_like is None else _summed(d_scores, bias_like)
     d_scores = d_scores.astype(compute.operand_dtype)
     d_query = _matmul(d_scores, _rows(key), compute).transpose(0, 2, 1, 3)
     d_key = _matmul(_columns(query), d_scores, compute).transpose(0, 3, 1, 2)
     dropped = masked(probabilities, bits, rate)
     d_value = _matmul(_columns(g), dropped, compute).transpose(0, 3, 1, 2)
     grads = (d.astype(x.dtype) for d, x in zip((d_query, d_key, d_value), like, strict=True))
-    return (*grads, None, None)
+    return (*grads, d_bias, None, None)
+
+
+def _summed(d_scores: Array, like: Array) -> Array:
+    """The gradient of a bias [1 or B, N, Q, L] from that of the scores."""
+    d_bias = d_scores.sum(axis=0, keepdims=True) if like.shape[0] == 1 else d_scores
+    return d_bias.astype(like.dtype)
 
 
 _attend.defvjp(_attend_forward, _attend_backward)
@@ -159,33 +232,36 @@ class SelfAttention(nnx.Module):
     """Projects [B, L, D] to N heads, attends, and projects back.
 
     Args:
+      index: of the layer.
       site: of the dropout on its probabilities.
-      window: see `attention`.
     """
 
     def __init__(
-        self,
-        config: EncoderConfig,
-        *,
-        site: int,
-        window: int | None,
-        compute: Compute,
-        rngs: nnx.Rngs,
+        self, config: EncoderConfig, *, index: int, site: int, compute: Compute, rngs: nnx.Rngs
     ):
-        def project() -> Linear:
+        width = config.hidden_size
+
+        def project(outputs: int) -> Linear:
             return Linear(
-                config.hidden_size,
-                config.hidden_size,
+                width,
+                outputs,
                 scale=config.initializer_range,
                 compute=compute,
                 rngs=rngs,
+                bias=config.bias,
             )
 
-        self.query, self.key, self.value, self.output = (project() for _ in range(4))
+        if config.fused_projections:
+            self.query_key_value = project(3 * width)
+        else:
+            self.query, self.key, self.value = (project(width) for _ in range(3))
+        self.output = project(width)
+        self.is_fused = config.fused_projections
         self.heads = config.num_attention_heads
-        self.rate = config.attention_probs_dropout_prob
+        self.rate = config.dropout_rates.probabilities
         self.site = site
-        self.window = window
+        self.window = config.window(index)
+        self.theta = config.rotary_theta(index)
         self.compute = compute
 
     @jax.named_scope("attention")
@@ -193,18 +269,25 @@ class SelfAttention(nnx.Module):
         self,
         x: Float[Array, "B L D"],
         visibility: Visibility,
+        relative: Float[Array, "1 N L L"] | None = None,
         dropout: Dropout | None = None,
         columns: Int[Array, "B Q"] | None = None,
     ) -> Float[Array, "B Q D"]:
-        """For the tokens in `columns`, or for all (then Q is L)."""
-        asking = take_columns(x, columns)
-        query = self._split_heads(self.query(asking))
-        key, value = (self._split_heads(project(x)) for project in (self.key, self.value))
+        """For the tokens in `columns`, or for all (then Q is L).
+
+        relative: what is added to the scores for where tokens stand to each other.
+        """
+        query, key, value = self._project(x, columns)
+        if self.theta is not None:
+            places = visibility.places(x.shape[1])
+            key = rotate(key, places, self.theta)
+            query = rotate(query, take_columns(places, columns), self.theta)
         context = attention(
             query,
             key,
             value,
             visibility,
+            bias=_for_columns(relative, columns),
             window=self.window,
             columns=columns,
             rate=self.rate,
@@ -212,8 +295,25 @@ class SelfAttention(nnx.Module):
             dropout=dropout,
             compute=self.compute,
         )
-        return self.output(context.reshape(asking.shape))
+        return self.output(context.reshape(*query.shape[:2], -1))
 
-    def _split_heads(self, x: Array) -> Array:
+    def _project(self, x: Array, columns: Array | None) -> tuple[Array, Array, Array]:
+        """query [B, Q, N, H], key and value [B, L, N, H]."""
+        if self.is_fused:
+            query, key, value = jnp.split(self.query_key_value(x), 3, axis=-1)
+            query = take_columns(query, columns)
+        else:
+            query = self.query(take_columns(x, columns))
+            key, value = self.key(x), self.value(x)
+        return self._heads(query), self._heads(key), self._heads(value)
+
+    def _heads(self, x: Array) -> Array:
         """[B, L, D] -> [B, L, N, H]."""
         return x.reshape(*x.shape[:2], self.heads, -1)
+
+
+def _for_columns(relative: Array | None, columns: Array | None) -> Array | None:
+    """[1, N, L, L] -> [B, N, Q, L]: the rows of the tokens that ask."""
+    if relative is None or columns is None:
+        return relative
+    return jnp.take(relative[0], columns, axis=1).swapaxes(0, 1)

@@ -73,11 +73,7 @@ def _named(model_type: str, name: str) -> Any:
 
 def presets() -> dict[str, str]:
     """{name of a published configuration: model_type}, of all families."""
-    return {
-        name: model_type
-        for model_type, row in FAMILIES.items()
-        for name in importlib.import_module(row.module).PRESETS
-    }
+    return {name: family for family in FAMILIES for name in config_class(family).presets}
 
 
 class AutoConfig:
@@ -104,7 +100,7 @@ class AutoConfig:
         known = presets()
         if name not in known:
             raise InputError(f"preset {name!r} is unknown; choose one of {', '.join(known)}")
-        return _named(known[name], "Config").preset(name, **overrides)
+        return config_class(known[name]).preset(name, **overrides)
 
 
 def _read_config(directory: Path) -> dict[str, Any]:

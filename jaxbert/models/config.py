@@ -1,21 +1,13 @@
-"""What an encoder computes (`EncoderConfig`) and how (`Compute`): frozen, hashable, checked.
-
-Imports no jax, so that a command line can hold both before anything heavy is loaded.
-"""
+"""What an encoder computes, `EncoderConfig`: frozen, hashable, checked. Imports no jax."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections import Counter
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 from jaxbert.errors import InputError
-from jaxbert.settings import check_choices, check_kinds, setting
-
-if TYPE_CHECKING:
-    import numpy as np
 
 ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu", "swish", "tanh")
 NORMS = ("post", "pre")
@@ -57,6 +49,21 @@ _HARMLESS = frozenset(
 )
 
 
+class DropoutRates(NamedTuple):
+    """Where an encoder drops, and how much of it.
+
+    embeddings: their output. probabilities: of attention. attention: its output. inner: of the
+    feed-forward, before its second product. output: of the feed-forward. A family has `inner` or
+    `output`, not both: they are one site.
+    """
+
+    embeddings: float
+    probabilities: float
+    attention: float
+    inner: float
+    output: float
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EncoderConfig:
     """What an encoder computes, in Hugging Face's words. Each family has a subclass.
@@ -66,8 +73,14 @@ class EncoderConfig:
       model_type: Hugging Face's name of the family.
       norm: "post": LayerNorm after each residual sum; "pre": before each block, and one at the end.
       feed_forward: "dense": act(x W1) W2; "gated": (act(x W1) * (x Wg)) W2, both in one kernel.
+      bias: whether the encoder's products and LayerNorms have one.
+      fused_projections: query, key and value are one product.
+      first_norm: whether layer 0 of a pre-norm encoder has a norm before its attention.
+      has_pooler: whether the encoder can have one.
       renamed: {field: its key in config.json}, where the family has a word of its own.
       harmless: keys of the family's that change nothing computed here.
+      fixed: fields that config.json has no word for: the family's networks all have the default.
+      presets: {name of a published configuration: its fields}.
 
     Attributes:
       type_vocab_size: 0 = there are no token types.
@@ -90,8 +103,14 @@ class EncoderConfig:
     model_type: ClassVar[str]
     norm: ClassVar[str] = "post"
     feed_forward: ClassVar[str] = "dense"
+    bias: ClassVar[bool] = True
+    fused_projections: ClassVar[bool] = False
+    first_norm: ClassVar[bool] = True
+    has_pooler: ClassVar[bool] = True
     renamed: ClassVar[Mapping[str, str]] = {}
     harmless: ClassVar[frozenset[str]] = frozenset()
+    fixed: ClassVar[frozenset[str]] = frozenset()
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
     vocab_size: int
     hidden_size: int
@@ -129,14 +148,90 @@ class EncoderConfig:
         return self.hidden_dropout_prob if rate is None else rate
 
     @property
-    def max_tokens(self) -> int:
-        """The most tokens of a text that have positions."""
+    def dropout_rates(self) -> DropoutRates:
+        """Of the encoder."""
+        rate = self.hidden_dropout_prob
+        return DropoutRates(rate, self.attention_probs_dropout_prob, rate, 0.0, rate)
+
+    @property
+    def prediction_act(self) -> str:
+        """The activation of the head that predicts words."""
+        return self.hidden_act
+
+    @property
+    def embedding_width(self) -> int:
+        """Of the embedding tables; a projection leads to D where it is not D."""
+        return self.hidden_size
+
+    @property
+    def projects_embeddings(self) -> bool:
+        """Whether there is such a projection."""
+        return self.embedding_width != self.hidden_size
+
+    @property
+    def position_rows(self) -> int:
+        """How many rows the table of absolute positions has; 0 = there is none."""
         return self.max_position_embeddings
 
+    @property
+    def position_padding(self) -> int | None:
+        """The token id that has no position: tokens of others count from the row after its own.
+
+        None = a token's position is its column, whatever it is.
+        """
+        return None
+
+    @property
+    def max_tokens(self) -> int:
+        """The most tokens of a text that the model is meant for."""
+        padding = self.position_padding
+        return self.max_position_embeddings - (0 if padding is None else padding + 1)
+
+    @property
+    def num_layer_groups(self) -> int:
+        """How many layers have parameters of their own."""
+        return self.num_hidden_layers
+
+    def layer_group(self, layer: int) -> int:
+        """Whose parameters layer `layer` has."""
+        return layer
+
     def window(self, layer: int) -> int | None:
-        """How far from a token layer `layer` lets it look, in positions; None = over the row."""
+        """How far from a token layer `layer` lets it look, in tokens; None = over the row."""
         del layer
         return None
+
+    def rotary_theta(self, layer: int) -> float | None:
+        """The base of the rotation of queries and keys in layer `layer`; None = there is none."""
+        del layer
+        return None
+
+    @property
+    def distance_products(self) -> int:
+        """How many products a layer has of its tokens with all distances in the row."""
+        return 0
+
+    @property
+    def distance_rows(self) -> int:
+        """How many rows of a table of distances a layer projects for each of them."""
+        return 0
+
+    @property
+    def reads_first_token(self) -> bool:
+        """Whether a classifier of texts reads no more of the last layer."""
+        return True
+
+    @classmethod
+    def preset(cls, name: str, **overrides: Any) -> Self:
+        """The published configuration called `name` (a key of `presets`)."""
+        if name not in cls.presets:
+            raise InputError(f"preset {name!r} is unknown; choose one of {', '.join(cls.presets)}")
+        return cls(**(dict(cls.presets[name]) | overrides))
+
+    @classmethod
+    def modernized(cls, hf: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The contents of a config.json in the words that `from_hf` knows, from older ones."""
+        return hf
 
     @classmethod
     def required(cls, hf: Mapping[str, Any]) -> Mapping[str, tuple[Any, ...]]:
@@ -152,6 +247,7 @@ class EncoderConfig:
           InputError: naming every key that asks for what would be computed wrongly, and every key
             that is neither implemented nor known to be harmless.
         """
+        hf = cls.modernized(hf)
         theirs = {field.name: cls.renamed.get(field.name, field.name) for field in _fields(cls)}
         required = {"model_type": (cls.model_type,), **_REQUIRED, **cls.required(hf)}
         wrong = [
@@ -173,7 +269,10 @@ class EncoderConfig:
 
     def to_hf(self) -> dict[str, Any]:
         """The same as the contents of a Hugging Face config.json."""
-        hf = {self.renamed.get(f.name, f.name): getattr(self, f.name) for f in _fields(type(self))}
+        said = {
+            self.renamed.get(f.name, f.name): getattr(self, f.name) for f in _fields(type(self))
+        }
+        hf = {key: list(x) if isinstance(x, tuple) else x for key, x in said.items()}
         labels = self.id2label or tuple(f"LABEL_{i}" for i in range(self.num_labels))
         # transformers takes the number of labels from id2label, and refuses to be told twice.
         hf["id2label"] = {str(i): label for i, label in enumerate(labels)}
@@ -184,7 +283,8 @@ class EncoderConfig:
 
 def _fields(cls: type[EncoderConfig]) -> list[dataclasses.Field[Any]]:
     """Those that stand in config.json as they are; labels have a form of their own there."""
-    return [f for f in dataclasses.fields(cls) if f.name not in ("id2label", "num_labels")]
+    elsewhere = {"id2label", "num_labels", *cls.fixed}
+    return [f for f in dataclasses.fields(cls) if f.name not in elsewhere]
 
 
 def _labels_from_hf(hf: Mapping[str, Any]) -> dict[str, Any]:
@@ -257,68 +357,3 @@ def _choice_problems(config: EncoderConfig) -> list[str]:
     if not config.layer_norm_eps > 0:
         problems.append(f"layer_norm_eps must be positive, got {config.layer_norm_eps!r}")
     return problems
-
-
-DTYPES = ("float32", "bfloat16", "float16")
-
-
-_hardware = functools.partial(setting, group="hardware")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Compute:
-    """How a model is computed, apart from what it computes.
-
-    Products accumulate in float32 always, and softmax, LayerNorm and losses are float32 always.
-    Training keeps the parameters in float32 beside `param_dtype`, for an update is smaller than
-    what bfloat16 can tell apart. `platform` is "cpu", "gpu" or "tpu", for which the program is
-    written where that matters; None = JAX's default one, asked once, when a model is made.
-
-    Example:
-      >>> Compute(dtype="bfloat16", platform="gpu").activation_dtype
-      dtype(bfloat16)
-      >>> Compute(dtype="bfloat16", platform="cpu").activation_dtype
-      dtype('float32')
-    """
-
-    dtype: str = _hardware("of matrix products", default="float32", choices=DTYPES)
-    param_dtype: str = _hardware("of a model's parameters", default="float32", choices=DTYPES)
-    gradient_checkpointing: bool = _hardware(
-        "compute layers twice, keep less: less memory, a third more time", default=False
-    )
-    platform: str | None = None
-
-    def __post_init__(self) -> None:
-        check_kinds(self)
-        check_choices(self)
-
-    def resolved(self) -> Compute:
-        """The same for a platform that is named."""
-        if self.platform is not None:
-            return self
-        import jax
-
-        return dataclasses.replace(self, platform=jax.default_backend())
-
-    @property
-    def on_cpu(self) -> bool:
-        """Whether the program is written for a CPU."""
-        return self.platform == "cpu"
-
-    @property
-    def operand_dtype(self) -> np.dtype:
-        """In which matrix products read their operands."""
-        import jax.numpy as jnp
-
-        return jnp.dtype(self.dtype)
-
-    @property
-    def activation_dtype(self) -> np.dtype:
-        """In which activations live between products.
-
-        Accelerators keep them in `dtype`. CPUs keep float32: there a product that writes float32
-        is 2 to 3 times as fast as one that rounds its result to bfloat16.
-        """
-        import jax.numpy as jnp
-
-        return jnp.dtype(jnp.float32) if self.on_cpu else self.operand_dtype

@@ -40,6 +40,10 @@ class Dropout(NamedTuple):
         """For the tokens in `columns` [B, S] of each row only."""
         return Dropout(self.key, jnp.take_along_axis(self.token_index, columns, axis=1))
 
+    def at_depth(self, depth: int) -> Dropout:
+        """For sites that are passed again at that depth of the network, with masks of its own."""
+        return self._replace(key=mix(self.key + jnp.uint32(depth)))
+
 
 def mix(x: jax.Array) -> jax.Array:
     """A bijection of uint32 in which every input bit changes every output bit about half the time.
@@ -84,17 +88,14 @@ def dropout(x: jax.Array, rate: float, site: int, state: Dropout | None) -> jax.
 Bits = tuple[jax.Array, jax.Array]
 
 
-def attention_bits(
-    heads: int, rate: float, site: int, state: Dropout | None, columns: jax.Array | None = None
-) -> Bits | None:
+def attention_bits(heads: int, token_bits: Bits | None) -> Bits | None:
     """For `masked` attention probabilities [B, N, Q, L]: of queries and of keys; None for none.
 
-    columns: [B, Q], which tokens of their rows ask; None = all.
+    token_bits: of queries [B, Q] and of keys [B, L], from `attention_token_bits`.
     """
-    bits = attention_token_bits(rate, site, state, columns)
-    if bits is None:
+    if token_bits is None:
         return None
-    queries, keys = bits
+    queries, keys = token_bits
     each_head = jnp.arange(heads, dtype=jnp.uint32)[None, :, None]
     return head_bits(queries[:, None, :], each_head)[..., None], keys[:, None, None, :]
 
@@ -102,7 +103,10 @@ def attention_bits(
 def attention_token_bits(
     rate: float, site: int, state: Dropout | None, columns: jax.Array | None = None
 ) -> Bits | None:
-    """What `attention_bits` makes bits of each head of: of queries [B, Q] and of keys [B, L]."""
+    """What `attention_bits` makes bits of each head of: of queries [B, Q] and of keys [B, L].
+
+    columns: [B, Q], which tokens of their rows ask; None = all.
+    """
     if state is None or rate == 0:
         return None
     asking = state if columns is None else state.select(columns)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +10,10 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from jaxbert.models.attention import SelfAttention
-from jaxbert.models.config import Compute, EncoderConfig
+from jaxbert.models.compute import Compute
+from jaxbert.models.config import EncoderConfig
 from jaxbert.models.dropout import Dropout, dropout
+from jaxbert.models.positions import rows_of_table
 from jaxbert.models.primitives import Embedding, LayerNorm, Linear, activation_function
 from jaxbert.models.visibility import Visibility, take_columns
 
@@ -21,47 +22,34 @@ EMBEDDINGS_SITE = 0
 SITES_PER_LAYER = 3
 
 
-class EncoderOutput(NamedTuple):
-    """What an encoder computes; with `pooled_only` the pooler_output and no more.
-
-    last_hidden_state: [B, L, D].
-    pooler_output: [B, D], [B, S, D] for packed rows, None without a pooler.
-    hidden_states: the embeddings' output and each layer's, [B, L, D] each, in order.
-
-    Example:
-      >>> hidden = jnp.zeros((2, 8, 16))
-      >>> EncoderOutput(hidden, None, (hidden, hidden)).last_hidden_state.shape
-      (2, 8, 16)
-    """
-
-    last_hidden_state: Array | None
-    pooler_output: Array | None
-    hidden_states: tuple[Array, ...]
-
-
 class Embeddings(nnx.Module):
-    """Word + position + token type, normalized."""
+    """Word + position + token type, normalized, and projected where they are of another width."""
 
     def __init__(self, config: EncoderConfig, *, compute: Compute, rngs: nnx.Rngs):
+        width, scale = config.embedding_width, config.initializer_range
+
         def table(size: int, padding_index: int | None = None) -> Embedding:
             return Embedding(
-                size,
-                config.hidden_size,
-                scale=config.initializer_range,
-                compute=compute,
-                rngs=rngs,
-                padding_index=padding_index,
+                size, width, scale=scale, compute=compute, rngs=rngs, padding_index=padding_index
             )
 
         self.word_embeddings = table(config.vocab_size, config.pad_token_id)
-        self.position_embeddings = table(config.max_position_embeddings)
+        self.position_embeddings = (
+            table(config.position_rows, config.position_padding) if config.position_rows else None
+        )
         self.token_type_embeddings = (
             table(config.type_vocab_size) if config.type_vocab_size else None
         )
         self.layer_norm = LayerNorm(
-            config.hidden_size, epsilon=config.layer_norm_eps, compute=compute
+            width, epsilon=config.layer_norm_eps, compute=compute, bias=config.bias
         )
-        self.rate = config.hidden_dropout_prob
+        self.projection = (
+            Linear(width, config.hidden_size, scale=scale, compute=compute, rngs=rngs)
+            if config.projects_embeddings
+            else None
+        )
+        self.rate = config.dropout_rates.embeddings
+        self.position_padding = config.position_padding
 
     @jax.named_scope("embeddings")
     def __call__(
@@ -69,17 +57,28 @@ class Embeddings(nnx.Module):
         input_ids: Int[Array, "B L"],
         token_type_ids: Int[Array, "B L"] | None,
         position_ids: Int[Array, "#B L"] | None,
+        segment_ids: Int[Array, "B L"] | None,
         state: Dropout | None,
     ) -> Float[Array, "B L D"]:
-        if position_ids is None:
-            position_ids = jnp.arange(input_ids.shape[1])[None]
         x = self.word_embeddings(input_ids)
         if self.token_type_embeddings is not None:
             if token_type_ids is None:
                 token_type_ids = jnp.zeros_like(input_ids)
             x = x + self.token_type_embeddings(token_type_ids)
-        x = x + self.position_embeddings(position_ids)
-        return dropout(self.layer_norm(x), self.rate, EMBEDDINGS_SITE, state)
+        if self.position_embeddings is not None:
+            if position_ids is None:
+                position_ids = rows_of_table(input_ids, segment_ids, self.position_padding)
+            x = x + self.position_embeddings(position_ids)
+        x = dropout(self.layer_norm(x), self.rate, EMBEDDINGS_SITE, state)
+        return x if self.projection is None else self.projection(x)
+
+    def relative(self, length: int) -> Array | None:
+        """What attention is told of how tokens stand to each other, the same in all layers.
+
+        A family that has such embeddings replaces it.
+        """
+        del length
+        return None
 
 
 class EncoderLayer(nnx.Module):
@@ -88,57 +87,87 @@ class EncoderLayer(nnx.Module):
     Post-norm: x = norm(x + block(x)), as BERT. Pre-norm: x = x + block(norm(x)).
     """
 
-    def __init__(self, config: EncoderConfig, *, index: int, compute: Compute, rngs: nnx.Rngs):
-        width, inner, scale = (
-            config.hidden_size,
-            config.intermediate_size,
-            config.initializer_range,
-        )
+    def __init__(
+        self,
+        config: EncoderConfig,
+        *,
+        index: int,
+        attention: Callable[..., SelfAttention],
+        compute: Compute,
+        rngs: nnx.Rngs,
+    ):
+        width, inner = config.hidden_size, config.intermediate_size
+
+        def linear(inputs: int, outputs: int) -> Linear:
+            scale = config.initializer_range
+            return Linear(
+                inputs, outputs, scale=scale, compute=compute, rngs=rngs, bias=config.bias
+            )
+
+        def norm() -> LayerNorm:
+            epsilon = config.layer_norm_eps
+            return LayerNorm(width, epsilon=epsilon, compute=compute, bias=config.bias)
+
         self.is_gated = config.feed_forward == "gated"
         self.is_pre_norm = config.norm == "pre"
         self.site = 1 + SITES_PER_LAYER * index
-        self.attention = SelfAttention(
-            config, site=self.site, window=config.window(index), compute=compute, rngs=rngs
-        )
-        self.attention_norm = LayerNorm(width, epsilon=config.layer_norm_eps, compute=compute)
-        into = 2 * inner if self.is_gated else inner
-        self.intermediate = Linear(width, into, scale=scale, compute=compute, rngs=rngs)
-        self.output = Linear(inner, width, scale=scale, compute=compute, rngs=rngs)
-        self.output_norm = LayerNorm(width, epsilon=config.layer_norm_eps, compute=compute)
+        self.attention = attention(config, index=index, site=self.site, compute=compute, rngs=rngs)
+        self.attention_norm = norm() if index or config.first_norm else None
+        self.intermediate = linear(width, 2 * inner if self.is_gated else inner)
+        self.output = linear(inner, width)
+        self.output_norm = norm()
         self.activation = activation_function(config.hidden_act, compute)
-        self.rate = config.hidden_dropout_prob
+        self.rates = config.dropout_rates
 
     def __call__(
         self,
         x: Float[Array, "B L D"],
         visibility: Visibility,
+        relative: Array | None = None,
         state: Dropout | None = None,
         columns: Int[Array, "B Q"] | None = None,
     ) -> Float[Array, "B Q D"]:
         """For the tokens in `columns`, or for all (then Q is L)."""
-        read = self.attention_norm(x) if self.is_pre_norm else x
-        attended = self.attention(read, visibility, state, columns)
+        read = x
+        if self.is_pre_norm and self.attention_norm is not None:
+            read = self.attention_norm(x)
+        attended = self.attention(read, visibility, relative, state, columns)
         if columns is not None:
             x, state = take_columns(x, columns), state and state.select(columns)
-        x = x + dropout(attended, self.rate, self.site + 1, state)
+        x = x + dropout(attended, self.rates.attention, self.site + 1, state)
         if self.is_pre_norm:
-            fed = self._feed_forward(self.output_norm(x))
-            return x + dropout(fed, self.rate, self.site + 2, state)
-        x = self.attention_norm(x)
-        fed = self._feed_forward(x)
-        return self.output_norm(x + dropout(fed, self.rate, self.site + 2, state))
+            return x + self._feed_forward(self.output_norm(x), state)
+        if self.attention_norm is not None:  # as every post-norm layer has
+            x = self.attention_norm(x)
+        return self.output_norm(x + self._feed_forward(x, state))
 
     @jax.named_scope("feed_forward")
-    def _feed_forward(self, x: Float[Array, "B Q D"]) -> Float[Array, "B Q D"]:
+    def _feed_forward(self, x: Float[Array, "B Q D"], state: Dropout | None) -> Array:
+        site = self.site + 2
         inner = self.intermediate(x)
-        if not self.is_gated:
-            return self.output(self._activate(inner))
-        inner, gate = jnp.split(inner, 2, axis=-1)
-        return self.output(self._activate(inner) * gate)
+        if self.is_gated:
+            inner, gate = jnp.split(inner, 2, axis=-1)
+            inner = self._activate(inner) * gate
+        else:
+            inner = self._activate(inner)
+        fed = self.output(dropout(inner, self.rates.inner, site, state))
+        return dropout(fed, self.rates.output, site, state)
 
     @jax.named_scope("activation")
     def _activate(self, x: Array) -> Array:
         return self.activation(x)
+
+
+def segment_means(
+    hidden: Float[Array, "B L D"], segment_ids: Int[Array, "B L"], segments: int
+) -> Float[Array, "B S D"]:
+    """The mean over the tokens of each of the segments 1 ... S, in float32; 0 of no tokens."""
+    numbers = jnp.arange(1, segments + 1)
+    member = (segment_ids[:, None, :] == numbers[None, :, None]).astype(jnp.float32)
+    totals = jnp.einsum(
+        "bsl,bld->bsd", member, hidden.astype(jnp.float32), precision=jax.lax.Precision.HIGHEST
+    )
+    return totals / jnp.maximum(member.sum(-1), 1)[..., None]
 
 
 class Pooler(Linear):
@@ -160,8 +189,10 @@ class Pooler(Linear):
 
 def run_layers(
     layers: Sequence[EncoderLayer],
+    order: Sequence[int],
     x: Float[Array, "B L D"],
     visibility: Visibility,
+    relative: Array | None,
     state: Dropout | None,
     columns: Int[Array, "B Q"] | None,
     *,
@@ -173,12 +204,18 @@ def run_layers(
     their keys and values), and its output is [B, Q, D].
 
     Args:
+      order: which of `layers` is run at each depth; one may be run several times.
+      relative: see `Embeddings.relative`.
       remat: keep only each layer's input for the backward pass.
     """
     run = nnx.remat(EncoderLayer.__call__) if remat else EncoderLayer.__call__
     hidden_states = [x]
-    for i, layer in enumerate(layers):
-        wanted = columns if i == len(layers) - 1 else None
+    for i, chosen in enumerate(order):
+        wanted = columns if i == len(order) - 1 else None
+        # A layer that is run again drops something else.
+        own = state if state is None or chosen not in order[:i] else state.at_depth(i)
         with jax.named_scope(f"layer_{i}"):
-            hidden_states.append(run(layer, hidden_states[-1], visibility, state, wanted))
+            hidden_states.append(
+                run(layers[chosen], hidden_states[-1], visibility, relative, own, wanted)
+            )
     return tuple(hidden_states)

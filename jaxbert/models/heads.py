@@ -16,39 +16,20 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from jaxbert.errors import InputError
-from jaxbert.models.config import Compute, EncoderConfig
+from jaxbert.models.compute import Compute
+from jaxbert.models.config import EncoderConfig
 from jaxbert.models.dropout import Dropout, dropout
-from jaxbert.models.encoder import EncoderOutput
 from jaxbert.models.model import EncoderModel, Model
+from jaxbert.models.outputs import (
+    ClassifierOutput,
+    EncoderOutput,
+    MaskedLMOutput,
+    PreTrainingOutput,
+    QuestionAnsweringOutput,
+)
 from jaxbert.models.primitives import LayerNorm, Linear, activation_function, product
 
 CLASSIFIER_SITE = 1 << 16  # beyond the sites of any encoder
-
-
-class ClassifierOutput(NamedTuple):
-    """logits: [B, C] or [B, S, C] of texts, [B, L, C] of tokens, [B, choices] of choices."""
-
-    logits: Array
-
-
-class QuestionAnsweringOutput(NamedTuple):
-    """start_logits, end_logits: [B, L], of the answer's first and last token."""
-
-    start_logits: Array
-    end_logits: Array
-
-
-class MaskedLMOutput(NamedTuple):
-    """logits: [B, L, V], of the word at each position."""
-
-    logits: Array
-
-
-class PreTrainingOutput(NamedTuple):
-    """prediction_logits: [B, L, V]. seq_relationship_logits: [B, 2] or [B, S, 2]."""
-
-    prediction_logits: Array
-    seq_relationship_logits: Array
 
 
 class Reading(NamedTuple):
@@ -56,6 +37,8 @@ class Reading(NamedTuple):
 
     dropout: Dropout | None
     segment_starts: Array | None
+    segment_ids: Array | None
+    attention_mask: Array | None
 
     def of_first_tokens(self) -> Dropout | None:
         """The dropout of [B, D] or [B, S, D]: each vector is its first token's."""
@@ -113,8 +96,11 @@ class TaskModel(Model):
             pooled_only=not self.uses_tokens,
         )
         with jax.named_scope("head"):
-            starts = None if segment_starts is None else jnp.asarray(segment_starts)
-            return self.read(encoded, Reading(dropout, starts))
+            rows = (
+                None if x is None else jnp.asarray(x)
+                for x in (segment_starts, segment_ids, attention_mask)
+            )
+            return self.read(encoded, Reading(dropout, *rows))
 
 
 class LinearHead(nnx.Module):
@@ -145,25 +131,89 @@ class LinearHead(nnx.Module):
         return _float32(logits)
 
 
-class ForSequenceClassification(TaskModel):
-    """A class, or a number, for each text or pair of texts."""
+class DenseHead(nnx.Module):
+    """Dropout, a product, its activation and perhaps LayerNorm, dropout, and the last product.
 
-    def make_head(self, rngs: nnx.Rngs) -> LinearHead:
+    Args:
+      activation: a `hidden_act`, or None.
+      rates: of the first dropout and of the second.
+      norm: whether there is a LayerNorm after the activation. bias: whether it and the first
+        product have one.
+      scale: of the last product's initial values; None = `initializer_range`.
+    """
+
+    def __init__(
+        self,
+        model: TaskModel,
+        outputs: int,
+        rngs: nnx.Rngs,
+        *,
+        activation: str | None,
+        rates: tuple[float, float],
+        norm: bool = False,
+        bias: bool = True,
+        scale: float | None = None,
+    ):
+        config, compute = model.config, model.compute
+        width, drawn = config.hidden_size, config.initializer_range
+        self.dense = Linear(width, width, scale=drawn, compute=compute, rngs=rngs, bias=bias)
+        self.layer_norm = (
+            LayerNorm(width, epsilon=config.layer_norm_eps, compute=compute, bias=bias)
+            if norm
+            else None
+        )
+        self.classifier = Linear(width, outputs, scale=scale or drawn, compute=compute, rngs=rngs)
+        self.activation = None if activation is None else activation_function(activation, compute)
+        self.first_rate, self.second_rate = rates
+
+    def __call__(self, x: Float[Array, "*rows D"], state: Dropout | None = None) -> Array:
+        x = self.dense(dropout(x, self.first_rate, CLASSIFIER_SITE, state))
+        if self.activation is not None:
+            x = self.activation(x)
+        if self.layer_norm is not None:
+            x = self.layer_norm(x)
+        return _float32(self.classifier(dropout(x, self.second_rate, CLASSIFIER_SITE + 1, state)))
+
+
+class _OfTexts(TaskModel):
+    """One reading for each text: of the pooler's vector or, without a pooler, the first token's."""
+
+    def read(self, encoded: EncoderOutput, reading: Reading) -> ClassifierOutput:
+        pooled = encoded.pooler_output if self.uses_pooler else encoded.last_hidden_state
+        return ClassifierOutput(self.head(pooled, reading.of_first_tokens()))
+
+
+class ForSequenceClassification(_OfTexts):
+    """A class, or a number, for each text or pair of texts.
+
+    Example:
+      >>> from jaxbert.models import BertConfig, BertForSequenceClassification
+      >>> config = BertConfig.preset("bert-tiny")
+      >>> def run(input_ids):
+      ...     return BertForSequenceClassification(config, rngs=nnx.Rngs(0))(input_ids).logits
+      >>> jax.eval_shape(run, jnp.zeros((2, 8), int)).shape
+      (2, 2)
+    """
+
+    def make_head(self, rngs: nnx.Rngs) -> Any:
         rate = self.config.classifier_dropout_prob
         return LinearHead(self, "classifier", self.config.num_labels, rngs, rate=rate)
 
-    def read(self, encoded: EncoderOutput, reading: Reading) -> ClassifierOutput:
-        return ClassifierOutput(self.head(encoded.pooler_output, reading.of_first_tokens()))
 
+class ForMultipleChoice(_OfTexts):
+    """Which of several continuations: logits [B, choices] for inputs [B, choices, L].
 
-class ForMultipleChoice(TaskModel):
-    """Which of several continuations: logits [B, choices] for inputs [B, choices, L]."""
+    Example:
+      >>> from jaxbert.models import BertConfig, BertForMultipleChoice
+      >>> config = BertConfig.preset("bert-tiny")
+      >>> def run(input_ids):
+      ...     return BertForMultipleChoice(config, rngs=nnx.Rngs(0))(input_ids).logits
+      >>> jax.eval_shape(run, jnp.zeros((2, 4, 8), int)).shape
+      (2, 4)
+    """
 
-    def make_head(self, rngs: nnx.Rngs) -> LinearHead:
+    def make_head(self, rngs: nnx.Rngs) -> Any:
         return LinearHead(self, "classifier", 1, rngs, rate=self.config.classifier_dropout_prob)
-
-    def read(self, encoded: EncoderOutput, reading: Reading) -> ClassifierOutput:
-        return ClassifierOutput(self.head(encoded.pooler_output, reading.of_first_tokens()))
 
     def __call__(
         self,
@@ -189,12 +239,21 @@ class ForMultipleChoice(TaskModel):
 
 
 class ForTokenClassification(TaskModel):
-    """A class for each token."""
+    """A class for each token.
+
+    Example:
+      >>> from jaxbert.models import BertConfig, BertForTokenClassification
+      >>> config = BertConfig.preset("bert-tiny")
+      >>> def run(input_ids):
+      ...     return BertForTokenClassification(config, rngs=nnx.Rngs(0))(input_ids).logits
+      >>> jax.eval_shape(run, jnp.zeros((2, 8), int)).shape
+      (2, 8, 2)
+    """
 
     uses_pooler = False
     uses_tokens = True
 
-    def make_head(self, rngs: nnx.Rngs) -> LinearHead:
+    def make_head(self, rngs: nnx.Rngs) -> Any:
         rate = self.config.classifier_dropout_prob
         return LinearHead(self, "classifier", self.config.num_labels, rngs, rate=rate)
 
@@ -203,21 +262,39 @@ class ForTokenClassification(TaskModel):
 
 
 class ForQuestionAnswering(TaskModel):
-    """Where in the row the answer starts and ends."""
+    """Where in the row the answer starts and ends.
+
+    Example:
+      >>> from jaxbert.models import BertConfig, BertForQuestionAnswering
+      >>> config = BertConfig.preset("bert-tiny")
+      >>> def run(input_ids):
+      ...     return BertForQuestionAnswering(config, rngs=nnx.Rngs(0))(input_ids).start_logits
+      >>> jax.eval_shape(run, jnp.zeros((2, 8), int)).shape
+      (2, 8)
+    """
 
     uses_pooler = False
     uses_tokens = True
 
-    def make_head(self, rngs: nnx.Rngs) -> LinearHead:
+    def make_head(self, rngs: nnx.Rngs) -> Any:
         return LinearHead(self, "qa_outputs", 2, rngs)
 
     def read(self, encoded: EncoderOutput, reading: Reading) -> QuestionAnsweringOutput:
-        logits = self.head(encoded.last_hidden_state)
+        logits = self.head(encoded.last_hidden_state, reading.dropout)
         return QuestionAnsweringOutput(logits[..., 0], logits[..., 1])
 
 
 class ForNextSentencePrediction(TaskModel):
-    """Whether the second text follows the first (class 0) or not: logits [B, 2] or [B, S, 2]."""
+    """Whether the second text follows the first (class 0) or not: logits [B, 2] or [B, S, 2].
+
+    Example:
+      >>> from jaxbert.models import BertConfig, BertForNextSentencePrediction
+      >>> config = BertConfig.preset("bert-tiny")
+      >>> def run(input_ids):
+      ...     return BertForNextSentencePrediction(config, rngs=nnx.Rngs(0))(input_ids).logits
+      >>> jax.eval_shape(run, jnp.zeros((2, 8), int)).shape
+      (2, 2)
+    """
 
     def make_head(self, rngs: nnx.Rngs) -> LinearHead:
         return LinearHead(self, "seq_relationship", 2, rngs)
@@ -230,17 +307,19 @@ class PredictionHead(nnx.Module):
     """Hidden states -> scores of every word, through the transposed word embedding."""
 
     def __init__(self, config: EncoderConfig, *, compute: Compute, rngs: nnx.Rngs):
-        width = config.hidden_size
+        width, scale = config.embedding_width, config.initializer_range
         self.transform = Linear(
-            width, width, scale=config.initializer_range, compute=compute, rngs=rngs
+            config.hidden_size, width, scale=scale, compute=compute, rngs=rngs, bias=config.bias
         )
-        self.layer_norm = LayerNorm(width, epsilon=config.layer_norm_eps, compute=compute)
+        self.layer_norm = LayerNorm(
+            width, epsilon=config.layer_norm_eps, compute=compute, bias=config.bias
+        )
         self.bias = nnx.Param(jnp.zeros((config.vocab_size,), jnp.dtype(compute.param_dtype)))
-        self.activation = activation_function(config.hidden_act, compute)
+        self.activation = activation_function(config.prediction_act, compute)
         self.compute = compute
 
     def __call__(
-        self, hidden: Float[Array, "B L D"], word_embeddings: Float[Array, "V D"]
+        self, hidden: Float[Array, "B L D"], word_embeddings: Float[Array, "V E"]
     ) -> Float[Array, "B L V"]:
         x = self.layer_norm(self.activation(self.transform(hidden)))
         scores = _float32(product("bld,vd->blv", x, word_embeddings, self.compute))
@@ -255,7 +334,7 @@ class WordHead(nnx.Module):
         if not config.tie_word_embeddings:
             raise InputError(
                 "tie_word_embeddings=False: the word prediction head here always uses the word "
-                "embedding as its decoder, as every published BERT does"
+                "embedding as its decoder, as every published model does"
             )
         self.predictions = PredictionHead(config, compute=compute, rngs=rngs)
         self.seq_relationship = (
@@ -268,7 +347,16 @@ class WordHead(nnx.Module):
 
 
 class ForMaskedLM(TaskModel):
-    """Which word stands at each position. The decoder is the word embedding."""
+    """Which word stands at each position. The decoder is the word embedding.
+
+    Example:
+      >>> from jaxbert.models import BertConfig, BertForMaskedLM
+      >>> config = BertConfig.preset("bert-tiny")
+      >>> def run(input_ids):
+      ...     return BertForMaskedLM(config, rngs=nnx.Rngs(0))(input_ids).logits
+      >>> jax.eval_shape(run, jnp.zeros((2, 8), int)).shape
+      (2, 8, 30522)
+    """
 
     uses_pooler = False
     uses_tokens = True
@@ -282,7 +370,16 @@ class ForMaskedLM(TaskModel):
 
 
 class ForPreTraining(TaskModel):
-    """Both pre-training tasks: words, and whether the second text follows the first."""
+    """Both pre-training tasks: words, and whether the second text follows the first.
+
+    Example:
+      >>> from jaxbert.models import BertConfig, BertForPreTraining
+      >>> config = BertConfig.preset("bert-tiny")
+      >>> def run(input_ids):
+      ...     return BertForPreTraining(config, rngs=nnx.Rngs(0))(input_ids).prediction_logits
+      >>> jax.eval_shape(run, jnp.zeros((2, 8), int)).shape
+      (2, 8, 30522)
+    """
 
     uses_tokens = True
 

@@ -14,9 +14,13 @@ from jax.typing import ArrayLike
 from jaxtyping import Array
 
 from jaxbert.errors import InputError
-from jaxbert.models.config import Compute, EncoderConfig
+from jaxbert.models.attention import SelfAttention
+from jaxbert.models.compute import Compute
+from jaxbert.models.config import EncoderConfig
 from jaxbert.models.dropout import Dropout
-from jaxbert.models.encoder import Embeddings, EncoderLayer, EncoderOutput, Pooler, run_layers
+from jaxbert.models.encoder import Embeddings, EncoderLayer, Pooler, run_layers
+from jaxbert.models.outputs import EncoderOutput
+from jaxbert.models.positions import places
 from jaxbert.models.primitives import LayerNorm
 from jaxbert.models.visibility import Visibility, take_columns
 from jaxbert.weights.pretrained import PretrainedMixin
@@ -44,8 +48,13 @@ class EncoderModel(Model):
       config: what is computed.
       rngs: draws the initial parameters: normal(0, initializer_range), as Hugging Face does.
       compute: dtypes and memory; None = all defaults.
-      add_pooling_layer: whether there is a pooler.
+      add_pooling_layer: whether there is a pooler, in a family that has one.
+
+    A family whose embeddings or attention have parameters of their own replaces their classes.
     """
+
+    embeddings_class: ClassVar[type[Embeddings]] = Embeddings
+    attention_class: ClassVar[type[SelfAttention]] = SelfAttention
 
     def __init__(
         self,
@@ -56,18 +65,24 @@ class EncoderModel(Model):
         add_pooling_layer: bool = True,
     ):
         super().__init__(config, rngs=rngs, compute=compute)
-        compute = self.compute
-        self.embeddings = Embeddings(config, compute=compute, rngs=rngs)
+        made: dict[str, Any] = {"compute": self.compute, "rngs": rngs}
+        self.embeddings = self.embeddings_class(config, **made)
         self.layers = nnx.List(
-            EncoderLayer(config, index=i, compute=compute, rngs=rngs)
-            for i in range(config.num_hidden_layers)
+            EncoderLayer(config, index=i, attention=self.attention_class, **made)
+            for i in range(config.num_layer_groups)
         )
         self.final_norm = (
-            LayerNorm(config.hidden_size, epsilon=config.layer_norm_eps, compute=compute)
+            LayerNorm(
+                config.hidden_size,
+                epsilon=config.layer_norm_eps,
+                compute=self.compute,
+                bias=config.bias,
+            )
             if config.norm == "pre"
             else None
         )
-        self.pooler = Pooler(config, compute=compute, rngs=rngs) if add_pooling_layer else None
+        has_pooler = add_pooling_layer and config.has_pooler
+        self.pooler = Pooler(config, **made) if has_pooler else None
 
     @jax.named_scope("encoder")
     def __call__(
@@ -88,15 +103,16 @@ class EncoderModel(Model):
           input_ids: [B, L] int.
           attention_mask: [B, L], 1 = token, 0 = padding; None = all are tokens.
           token_type_ids: [B, L]; None = all 0.
-          position_ids: [B, L] in [0, max_position_embeddings); None = 0 ... L-1 in every row. An
-            index outside its table gives NaN.
-          segment_ids: [B, L], 0 = padding, 1 ... S: packed examples, blind to each other. Give
-            position_ids that restart in each segment with it. Excludes attention_mask.
+          position_ids: [B, L], rows of the table of positions, or how far rotations go; None = as
+            the family counts them (0 ... L-1 for most), from the start of each segment. An index
+            outside its table gives NaN.
+          segment_ids: [B, L], 0 = padding, 1 ... S: packed examples, each in one piece, blind to
+            each other. Excludes attention_mask.
           segment_starts: [B, S], the column of each segment's first token; the pooler then gives
             one vector a segment.
           dropout: None = none; see `models.dropout.Dropout`.
-          pooled_only: the last layer computes the first tokens that the pooler reads, and skips
-            the others.
+          pooled_only: the last layer computes the first tokens, which the pooler or the head
+            reads, and skips the others.
 
         Raises:
           InputError: rows are longer than there are positions; attention_mask and segment_ids.
@@ -106,31 +122,40 @@ class EncoderModel(Model):
             None if x is None else jnp.asarray(x)
             for x in (attention_mask, token_type_ids, position_ids, segment_ids, segment_starts)
         )
-        _check_length(ids, positions, self.config)
-        visibility = Visibility.of(mask, segments, positions)
-        embedded = self.embeddings(ids, types, positions, dropout)
+        _check_length(ids, positions, segments, self.config)
+        standing = positions if positions is not None else places(segments, ids.shape[1])
+        visibility = Visibility.of(mask, segments, standing)
+        embedded = self.embeddings(ids, types, positions, segments, dropout)
         first = jnp.zeros((ids.shape[0], 1), jnp.int32) if starts is None else starts
         hidden_states = run_layers(
             self.layers,
+            [self.config.layer_group(i) for i in range(self.config.num_hidden_layers)],
             embedded,
             visibility,
+            self.embeddings.relative(ids.shape[1]),
             dropout,
             first if pooled_only else None,
             remat=self.compute.gradient_checkpointing,
         )
         last = hidden_states[-1] if self.final_norm is None else self.final_norm(hidden_states[-1])
-        pooled = None
-        if self.pooler is not None:
-            read = last if pooled_only else take_columns(last, first)
-            pooled = self.pooler(read if starts is not None else read[:, 0])
+        read = last if pooled_only else take_columns(last, first)
+        read = read if starts is not None else read[:, 0]
+        pooled = None if self.pooler is None else self.pooler(read)
         if pooled_only:
-            return EncoderOutput(None, pooled, ())
+            return EncoderOutput(read, pooled, ())
         return EncoderOutput(last, pooled, (*hidden_states[:-1], last))
 
 
-def _check_length(input_ids: Array, position_ids: Array | None, config: EncoderConfig) -> None:
+def _check_length(
+    input_ids: Array,
+    position_ids: Array | None,
+    segment_ids: Array | None,
+    config: EncoderConfig,
+) -> None:
+    if not config.position_rows or position_ids is not None or segment_ids is not None:
+        return
     length = input_ids.shape[-1]
-    if position_ids is None and length > config.max_tokens:
+    if length > config.max_tokens:
         raise InputError(
             f"input_ids has rows of {length} tokens; the model has position embeddings for "
             f"{config.max_tokens}: truncate the text"

@@ -13,7 +13,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from jaxbert import cpu
-from jaxbert.models.config import Compute
+from jaxbert.models.compute import Compute
 
 Scalar = Array | float
 
@@ -132,25 +132,34 @@ class Linear(nnx.Module):
     """x [..., in] -> x @ kernel + bias [..., out]."""
 
     def __init__(
-        self, inputs: int, outputs: int, *, scale: float, compute: Compute, rngs: nnx.Rngs
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        scale: float,
+        compute: Compute,
+        rngs: nnx.Rngs,
+        bias: bool = True,
     ):
         self.kernel = _normal(rngs, (inputs, outputs), scale, compute)
-        self.bias = _constant(0.0, (outputs,), compute)
+        self.bias = _constant(0.0, (outputs,), compute) if bias else None
         self.compute = compute
 
     @jax.named_scope("linear")
     def __call__(self, x: Float[Array, "... inputs"]) -> Float[Array, "... outputs"]:
         rows = x.reshape(-1, x.shape[-1])
         y = product(_LINEAR, rows, self.kernel[...], self.compute)
-        return (y + self.bias[...].astype(y.dtype)[None]).reshape(*x.shape[:-1], -1)
+        if self.bias is not None:
+            y = y + self.bias[...].astype(y.dtype)[None]
+        return y.reshape(*x.shape[:-1], -1)
 
 
 class LayerNorm(nnx.Module):
     """Normalizes x [..., D] over D, with the variance as E[(x - mean)^2], in float32."""
 
-    def __init__(self, width: int, *, epsilon: float, compute: Compute):
+    def __init__(self, width: int, *, epsilon: float, compute: Compute, bias: bool = True):
         self.scale = _constant(1.0, (width,), compute)
-        self.bias = _constant(0.0, (width,), compute)
+        self.bias = _constant(0.0, (width,), compute) if bias else None
         self.epsilon = epsilon
         self.compute = compute
 
@@ -159,12 +168,15 @@ class LayerNorm(nnx.Module):
         x = x.astype(jnp.float32)
         centred = x - x.mean(axis=-1, keepdims=True)
         variance = jnp.square(centred).mean(axis=-1, keepdims=True)
-        scale, bias = (
-            jnp.expand_dims(leaf[...].astype(jnp.float32), range(x.ndim - 1))
-            for leaf in (self.scale, self.bias)
-        )
-        y = centred * lax.rsqrt(variance + self.epsilon) * scale + bias
+        y = centred * lax.rsqrt(variance + self.epsilon) * _along_rows(self.scale, x)
+        if self.bias is not None:
+            y = y + _along_rows(self.bias, x)
         return y.astype(self.compute.activation_dtype)
+
+
+def _along_rows(leaf: nnx.Param, x: Array) -> Array:
+    """[D] -> [1, ..., D], in float32."""
+    return jnp.expand_dims(leaf[...].astype(jnp.float32), range(x.ndim - 1))
 
 
 class Embedding(nnx.Module):

@@ -14,11 +14,12 @@ class Visibility(NamedTuple):
     """Which tokens of its row a token sees; built once for a batch.
 
     A token sees the keys of its own segment and, in a layer with a window, those of them whose
-    positions differ from its own by at most that.
+    columns differ from its own by at most that; a segment is in one piece.
 
     keys: [B, L] int, the segment that each token answers in; None = all in one.
     queries: [B, L] int, the segment that each token asks in; None = all in one.
-    positions: [B, L] int, where each token stands in its text; None = in its column.
+    positions: [B, L] int, where each token stands in its text, for layers that turn queries and
+      keys by it; None = in its column.
 
     Example:
       >>> packed = Visibility.of(segment_ids=jnp.array([[1, 1, 2]]))
@@ -75,15 +76,14 @@ class Visibility(NamedTuple):
             seen = (self.keys != 0)[:, None, None, :]
         if window is None:
             return seen
-        near = self._near(length, window, columns)
+        each = jnp.arange(length)
+        asking = each[None] if columns is None else columns
+        near = (jnp.abs(asking[:, :, None] - each[None, None]) <= window)[:, None]
         return near if seen is None else seen & near
 
-    def _near(self, length: int, window: int, columns: Array | None) -> Bool[Array, "#B 1 Q L"]:
-        places = jnp.arange(length)[None] if self.positions is None else self.positions
-        if columns is not None:
-            places = jnp.broadcast_to(places, (columns.shape[0], length))
-        asking = take_columns(places, columns)
-        return (jnp.abs(asking[:, :, None] - places[:, None, :]) <= window)[:, None]
+    def places(self, length: int) -> Int[Array, "#B L"]:
+        """Where each token stands."""
+        return jnp.arange(length)[None] if self.positions is None else self.positions
 
     def segments(self, rows: int, length: int) -> tuple[Int[Array, "B L"], Int[Array, "B L"]]:
         """(of queries, of keys), for kernels that compare them; a window is not in it."""
@@ -96,4 +96,6 @@ def take_columns(x: Array, columns: Array | None) -> Array:
     """[B, L, ...] -> [B, Q, ...]: each row's `columns` [B, Q]; None = all."""
     if columns is None:
         return x
+    if x.shape[0] != columns.shape[0]:
+        x = jnp.broadcast_to(x, (columns.shape[0], *x.shape[1:]))
     return jnp.take_along_axis(x, columns.reshape(columns.shape + (1,) * (x.ndim - 2)), axis=1)

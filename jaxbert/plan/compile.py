@@ -150,7 +150,7 @@ def _step(
     state = jax.eval_shape(lambda params: init_state(params, plan.optimizer, 0), params)
     state = jax.tree.map(lambda leaf: placed(leaf.shape, leaf.dtype), state)
     rows, length = training.batch_size, training.max_length
-    whole = ("input_ids", "token_type_ids", "position_ids", "segment_ids")
+    whole = ("input_ids", "token_type_ids", "segment_ids")
     batch = {
         **{name: placed((rows, length), jnp.int32, engine.rows) for name in whole},
         "token_index": placed((rows, length), jnp.uint32, engine.rows),

@@ -16,7 +16,8 @@ from jaxbert.data.sources import Column, refuse
 from jaxbert.data.tables import some
 from jaxbert.errors import InputError
 from jaxbert.models import EncoderConfig
-from jaxbert.models.heads import ClassifierOutput, ForSequenceClassification
+from jaxbert.models.heads import ForSequenceClassification
+from jaxbert.models.outputs import ClassifierOutput
 from jaxbert.tasks import losses, metrics
 from jaxbert.tasks.losses import SumAndCount
 from jaxbert.tasks.task import Batch, Results, Task

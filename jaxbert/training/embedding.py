@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from jaxbert.data import Batches, Examples, tokenize
 from jaxbert.errors import InputError
 from jaxbert.models import split_model
+from jaxbert.models.encoder import segment_means
 from jaxbert.models.model import Model
 from jaxbert.training.assemble import check_max_length
 from jaxbert.training.config import POOLINGS
@@ -58,6 +58,8 @@ def embed(
       (2, 16)
     """
     check_max_length(model.config, max_length)
+    if pooling == "pooler" and getattr(model, "pooler", None) is None:
+        raise InputError(f"pooling={pooling!r}: this model has no pooler; take 'mean' or 'first'")
     engine = make_engine(parallel, mesh)
     graphdef, params = split_model(model)
     tokenized = tokenize(as_examples(texts), tokenizer, max_length)
@@ -87,7 +89,8 @@ def make_embed_step(
             starts = batch["segment_starts"][..., None]
             vectors = jnp.take_along_axis(out.last_hidden_state, starts, axis=1)
         elif pooling == "mean":
-            vectors = _segment_means(out.last_hidden_state, batch)
+            segments = batch["segment_starts"].shape[1]
+            vectors = segment_means(out.last_hidden_state, batch["segment_ids"], segments)
         if normalize:
             norm = jnp.linalg.norm(vectors, axis=-1, keepdims=True)
             vectors = vectors / jnp.maximum(norm, 1e-12)
@@ -95,13 +98,3 @@ def make_embed_step(
 
     over_rows = shard(in_microbatches(graphdef, embed_rows))
     return lambda params, batch: {"results": over_rows(params, batch)[0]}
-
-
-def _segment_means(hidden: Float[Array, "B L D"], batch: Batch) -> Float[Array, "B S D"]:
-    """The mean over each segment's tokens."""
-    segments = 1 + jnp.arange(batch["segment_starts"].shape[1])
-    member = (batch["segment_ids"][:, None, :] == segments[None, :, None]).astype(jnp.float32)
-    totals = jnp.einsum(
-        "bsl,bld->bsd", member, hidden.astype(jnp.float32), precision=jax.lax.Precision.HIGHEST
-    )
-    return totals / jnp.maximum(member.sum(-1), 1)[..., None]

@@ -27,7 +27,7 @@ Batch = Mapping[str, Array]
 Shard = Callable[[OverRows], OverRows]
 
 # What of a batch the model reads; the rest is the loss's or the host's.
-MODEL_INPUTS = ("input_ids", "token_type_ids", "position_ids", "segment_ids", "segment_starts")
+MODEL_INPUTS = ("input_ids", "token_type_ids", "segment_ids", "segment_starts")
 
 
 class TrainState(NamedTuple):

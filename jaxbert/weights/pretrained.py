@@ -238,7 +238,7 @@ def _other_labels(
     head: Head, stored: Any, config: Any, tensors: Mapping[str, StoredTensor]
 ) -> set[str]:
     """The tensors of a head that has other labels than the model is to have."""
-    names = {row.theirs for row in head.rows} & tensors.keys()
+    names = head.of_labels() & tensors.keys()
     renamed = stored.id2label and config.id2label and stored.id2label != config.id2label
     resized = any(tensors[name].shape[:1] != (config.num_labels,) for name in names)
     return names if renamed or resized else set()

@@ -100,15 +100,22 @@ class Head:
 
     Args:
       rows: of the head's parameters, without the `head/` that all of ours have.
-      labelled: the head has one output for each label, the first axis of each of its tensors.
+      labelled: the beginning of the names of those that have one output for each label, along
+        their first axis; "" = there are none.
       num_labels: the one number of labels that Hugging Face's class works with; None = any.
       copies: (name, original): tensors that files may hold a second time.
     """
 
     rows: tuple[Rename, ...] = ()
-    labelled: bool = False
+    labelled: str = ""
     num_labels: int | None = None
     copies: tuple[tuple[str, str], ...] = ()
+
+    def of_labels(self) -> set[str]:
+        """The names of those that have one output for each label."""
+        if not self.labelled:
+            return set()
+        return {row.theirs for row in self.rows if row.theirs.startswith(self.labelled)}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -60,7 +60,7 @@ def check_format(batch, batches, tokenized):
     held = batch["weights"].shape[1]
     assert (rows, length, held) in batches.shapes
     assert rows % batches.row_multiple == 0
-    for name in ("input_ids", "token_type_ids", "position_ids", "segment_ids"):
+    for name in ("input_ids", "token_type_ids", "segment_ids"):
         assert batch[name].shape == (rows, length)
         assert batch[name].dtype == np.int32
     assert batch["token_index"].dtype == np.uint32
@@ -85,7 +85,6 @@ def check_content(batch, tokenized, members):
         assert np.array_equal(batch["input_ids"][row, columns], tokenized.input_ids[start:end])
         types = batch["token_type_ids"][row, columns]
         assert np.array_equal(types, tokenized.token_type_ids[start:end])
-        assert np.array_equal(batch["position_ids"][row, columns], np.arange(end - start))
         slot = members.tolist().index(example)
         index = batch["token_index"][row, columns]
         assert np.array_equal(index, slot * MAX_LENGTH + np.arange(end - start))
@@ -100,7 +99,7 @@ def check_content(batch, tokenized, members):
     assert sorted(seen) == sorted(members)
     padding = batch["segment_ids"] == 0
     assert tokens == (~padding).sum()
-    for name in ("input_ids", "token_type_ids", "position_ids", "token_index"):
+    for name in ("input_ids", "token_type_ids", "token_index"):
         assert not batch[name][padding].any()
     if tokenized.label_layout == "token":
         assert (batch["labels"][padding] == -100).all()
@@ -152,7 +151,6 @@ def test_a_packed_batch_by_hand():
     # The 14 and the 2 share a row, the 3 has the other.
     assert first["segment_ids"].tolist() == [[1] * 14 + [2] * 2, [1] * 3 + [0] * 13]
     assert first["input_ids"][0].tolist() == [*range(2000, 2014), 3000, 3001]
-    assert first["position_ids"][0].tolist() == [*range(14), 0, 1]
     assert first["token_index"][0].tolist() == [*range(16, 30), 32, 33]
     assert first["example_ids"].tolist() == [[1, 2, -1], [0, -1, -1]]
     assert first["segment_starts"].tolist() == [[0, 14, 0], [0, 0, 0]]

@@ -9,7 +9,7 @@ from flax import nnx
 
 from jaxbert.errors import InputError
 from jaxbert.models import BertConfig, BertModel, Compute
-from jaxbert.models.families.bert import PRESETS
+from jaxbert.models.families.bert import BertConfig as _BertConfig
 
 
 def count_parameters(config: BertConfig) -> int:
@@ -43,7 +43,7 @@ def test_every_preset_is_counted():
         for mark in test_preset_has_its_published_parameter_count.pytestmark
         for i in range(len(mark.args[1]))
     }
-    assert names == set(PRESETS)
+    assert names == set(_BertConfig.presets)
 
 
 def test_unknown_preset_lists_the_known_ones():

@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 from tolerance import assert_close
 
-from jaxbert.models.dropout import Dropout, attention_bits, dropout, dropout_key, masked, mix
+from jaxbert.models.dropout import (
+    Dropout,
+    attention_bits,
+    attention_token_bits,
+    dropout,
+    dropout_key,
+    masked,
+    mix,
+)
 
 RATE = 0.1
 
@@ -22,7 +30,7 @@ def kept(site=1, width=96, rate=RATE, **kwargs):
 
 
 def attention_kept(s, heads=12):
-    bits = attention_bits(heads, RATE, 1, s)
+    bits = attention_bits(heads, attention_token_bits(RATE, 1, s))
     rows, length = s.token_index.shape
     return np.asarray(masked(jnp.ones((rows, heads, length, length)), bits, RATE)) != 0
 

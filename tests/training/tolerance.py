@@ -84,7 +84,10 @@ def scales(leaves):
     """
     sizes = {path: size(leaf) for path, leaf in leaves.items()}
     floor = 1e-4 * max(sizes.values())
-    values = {path: re.sub("attention/(query|key)/", "attention/value/", path) for path in leaves}
+    values = {
+        path: re.sub("attention/(position_)?(query|key)/", "attention/value/", path)
+        for path in leaves
+    }
     return {path: max(sizes[path], sizes[values[path]], floor) for path in leaves}
 
 

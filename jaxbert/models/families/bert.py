@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
-from jaxbert.errors import InputError
 from jaxbert.models import heads, model
 from jaxbert.models.config import EncoderConfig
 from jaxbert.weights.rename import Family, Head, Rename, linear, norm
 
 _BASE = dict(hidden_size=768, num_hidden_layers=12, num_attention_heads=12, intermediate_size=3072)
-_LARGE = dict(
-    hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096
-)
+LARGE = dict(hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096)
 
 
 def _google_small(layers: int, hidden: int) -> dict[str, int]:
@@ -27,11 +24,11 @@ def _google_small(layers: int, hidden: int) -> dict[str, int]:
     )
 
 
-PRESETS: dict[str, dict[str, Any]] = {
+_PRESETS: dict[str, dict[str, Any]] = {
     "bert-base-uncased": _BASE,
     "bert-base-cased": _BASE | dict(vocab_size=28996),
-    "bert-large-uncased": _LARGE,
-    "bert-large-cased": _LARGE | dict(vocab_size=28996),
+    "bert-large-uncased": LARGE,
+    "bert-large-cased": LARGE | dict(vocab_size=28996),
     "bert-base-multilingual-uncased": _BASE | dict(vocab_size=105879),
     "bert-base-multilingual-cased": _BASE | dict(vocab_size=119547),
     "bert-tiny": _google_small(2, 128),
@@ -56,6 +53,7 @@ class BertConfig(EncoderConfig):
     """
 
     model_type: ClassVar[str] = "bert"
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = _PRESETS
     # What Google's multilingual models say of a pooler that nothing reads.
     harmless: ClassVar[frozenset[str]] = frozenset(
         {
@@ -75,13 +73,6 @@ class BertConfig(EncoderConfig):
     intermediate_size: int = 3072
     max_position_embeddings: int = 512
     type_vocab_size: int = 2
-
-    @classmethod
-    def preset(cls, name: str, **overrides: Any) -> Self:
-        """The published configuration called `name` (a key of `PRESETS`)."""
-        if name not in PRESETS:
-            raise InputError(f"preset {name!r} is unknown; choose one of {', '.join(PRESETS)}")
-        return cls(**(PRESETS[name] | overrides))
 
     @classmethod
     def required(cls, hf: Mapping[str, Any]) -> Mapping[str, tuple[Any, ...]]:
@@ -132,8 +123,8 @@ BERT = Family(
     encoder=_ENCODER,
     heads={
         "BertModel": Head(),
-        "BertForSequenceClassification": Head(_CLASSIFIER, labelled=True),
-        "BertForTokenClassification": Head(_CLASSIFIER, labelled=True),
+        "BertForSequenceClassification": Head(_CLASSIFIER, labelled="classifier."),
+        "BertForTokenClassification": Head(_CLASSIFIER, labelled="classifier."),
         "BertForMultipleChoice": Head(_CLASSIFIER),
         "BertForQuestionAnswering": Head(linear("qa_outputs", "qa_outputs"), num_labels=2),
         "BertForNextSentencePrediction": Head(_NEXT_SENTENCE),
@@ -177,112 +168,42 @@ class BertModel(model.EncoderModel):
 
 
 class BertForSequenceClassification(heads.ForSequenceClassification):
-    """See `heads.ForSequenceClassification`.
-
-    Example:
-      >>> import jax, jax.numpy as jnp
-      >>> from flax import nnx
-      >>> config = BertConfig.preset("bert-tiny")
-      >>> def run(input_ids):
-      ...     return BertForSequenceClassification(config, rngs=nnx.Rngs(0))(input_ids).logits
-      >>> jax.eval_shape(run, jnp.zeros((2, 8), int)).shape
-      (2, 2)
-    """
+    """See `heads.ForSequenceClassification`."""
 
     family, config_class = BERT, BertConfig
 
 
 class BertForTokenClassification(heads.ForTokenClassification):
-    """See `heads.ForTokenClassification`.
-
-    Example:
-      >>> import jax, jax.numpy as jnp
-      >>> from flax import nnx
-      >>> config = BertConfig.preset("bert-tiny")
-      >>> def run(input_ids):
-      ...     return BertForTokenClassification(config, rngs=nnx.Rngs(0))(input_ids).logits
-      >>> jax.eval_shape(run, jnp.zeros((2, 8), int)).shape
-      (2, 8, 2)
-    """
+    """See `heads.ForTokenClassification`."""
 
     family, config_class = BERT, BertConfig
 
 
 class BertForMultipleChoice(heads.ForMultipleChoice):
-    """See `heads.ForMultipleChoice`.
-
-    Example:
-      >>> import jax, jax.numpy as jnp
-      >>> from flax import nnx
-      >>> config = BertConfig.preset("bert-tiny")
-      >>> def run(input_ids):
-      ...     return BertForMultipleChoice(config, rngs=nnx.Rngs(0))(input_ids).logits
-      >>> jax.eval_shape(run, jnp.zeros((2, 4, 8), int)).shape
-      (2, 4)
-    """
+    """See `heads.ForMultipleChoice`."""
 
     family, config_class = BERT, BertConfig
 
 
 class BertForQuestionAnswering(heads.ForQuestionAnswering):
-    """See `heads.ForQuestionAnswering`.
-
-    Example:
-      >>> import jax, jax.numpy as jnp
-      >>> from flax import nnx
-      >>> config = BertConfig.preset("bert-tiny")
-      >>> def run(input_ids):
-      ...     return BertForQuestionAnswering(config, rngs=nnx.Rngs(0))(input_ids).start_logits
-      >>> jax.eval_shape(run, jnp.zeros((2, 8), int)).shape
-      (2, 8)
-    """
+    """See `heads.ForQuestionAnswering`."""
 
     family, config_class = BERT, BertConfig
 
 
 class BertForNextSentencePrediction(heads.ForNextSentencePrediction):
-    """See `heads.ForNextSentencePrediction`.
-
-    Example:
-      >>> import jax, jax.numpy as jnp
-      >>> from flax import nnx
-      >>> config = BertConfig.preset("bert-tiny")
-      >>> def run(input_ids):
-      ...     return BertForNextSentencePrediction(config, rngs=nnx.Rngs(0))(input_ids).logits
-      >>> jax.eval_shape(run, jnp.zeros((2, 8), int)).shape
-      (2, 2)
-    """
+    """See `heads.ForNextSentencePrediction`."""
 
     family, config_class = BERT, BertConfig
 
 
 class BertForMaskedLM(heads.ForMaskedLM):
-    """See `heads.ForMaskedLM`.
-
-    Example:
-      >>> import jax, jax.numpy as jnp
-      >>> from flax import nnx
-      >>> config = BertConfig.preset("bert-tiny")
-      >>> def run(input_ids):
-      ...     return BertForMaskedLM(config, rngs=nnx.Rngs(0))(input_ids).logits
-      >>> jax.eval_shape(run, jnp.zeros((2, 8), int)).shape
-      (2, 8, 30522)
-    """
+    """See `heads.ForMaskedLM`."""
 
     family, config_class = BERT, BertConfig
 
 
 class BertForPreTraining(heads.ForPreTraining):
-    """See `heads.ForPreTraining`.
-
-    Example:
-      >>> import jax, jax.numpy as jnp
-      >>> from flax import nnx
-      >>> config = BertConfig.preset("bert-tiny")
-      >>> def run(input_ids):
-      ...     return BertForPreTraining(config, rngs=nnx.Rngs(0))(input_ids).prediction_logits
-      >>> jax.eval_shape(run, jnp.zeros((2, 8), int)).shape
-      (2, 8, 30522)
-    """
+    """See `heads.ForPreTraining`."""
 
     family, config_class = BERT, BertConfig

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
 
-from jaxbert.models.config import Compute
+from jaxbert.models.compute import Compute
 from jaxbert.models.dropout import Bits, head_bits, masked
 
 Array = jax.Array
