@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from jaxbert.models.auto import FAMILIES
+from jaxbert.optim.layers import CONVENTIONS
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "jaxbert"
@@ -55,4 +56,7 @@ EXAMPLE = re.compile(r'^ *Example:\n(?:(?! *""").+\n)*', re.MULTILINE)
 def test_families_are_named_in_their_own_place_only(path):
     if path.parent.name == "families" or name(path) == "models/auto.py":
         return
-    assert not family_names(EXAMPLE.sub("", path.read_text(encoding="utf-8")))
+    text = EXAMPLE.sub("", path.read_text(encoding="utf-8"))
+    if path.parent.name == "optim":  # how depth is counted is called after who counts so
+        text = re.sub(rf"""["'](?:{"|".join(CONVENTIONS)})["']""", "", text)
+    assert not family_names(text)

@@ -43,6 +43,14 @@ FAMILIES = {
     "bert": FamilyRow(
         "jaxbert.models.families.bert", "Bert", ("ForNextSentencePrediction", "ForPreTraining")
     ),
+    "roberta": FamilyRow("jaxbert.models.families.roberta", "Roberta"),
+    "xlm-roberta": FamilyRow("jaxbert.models.families.roberta", "XLMRoberta"),
+    "distilbert": FamilyRow("jaxbert.models.families.distilbert", "DistilBert"),
+    "electra": FamilyRow("jaxbert.models.families.electra", "Electra", ("ForPreTraining",)),
+    "modernbert": FamilyRow("jaxbert.models.families.modernbert", "ModernBert"),
+    "deberta-v2": FamilyRow("jaxbert.models.families.deberta_v2", "DebertaV2"),
+    "mpnet": FamilyRow("jaxbert.models.families.mpnet", "MPNet"),
+    "albert": FamilyRow("jaxbert.models.families.albert", "Albert"),
 }
 
 

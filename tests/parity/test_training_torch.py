@@ -1,4 +1,4 @@
-"""Fifty steps of training beside `transformers` and `torch.optim.AdamW`; what a run leaves behind.
+"""Training beside `transformers` and `torch.optim.AdamW`; what a run leaves behind.
 
 Ours reads packed rows, theirs padded ones with a mask. Their groups, schedule and loop are written
 out here by hand, so that nothing of ours decides what is right.
@@ -6,6 +6,7 @@ out here by hand, so that nothing of ours decides what is right.
 
 import dataclasses
 
+import families
 import jax
 import numpy as np
 import pytest
@@ -21,13 +22,20 @@ from tolerance import (
 )
 
 from jaxbert.data import Batches, Examples, Tokenized, load_tokenizer
-from jaxbert.models import BertForSequenceClassification, merge_model, split_model
+from jaxbert.models import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    BertForSequenceClassification,
+    merge_model,
+    split_model,
+)
 from jaxbert.optim import OptimizerConfig, RatePlan
 from jaxbert.tasks import TASKS, TEXT_CLASSIFICATION
 from jaxbert.training import TrainConfig, Trainer
 from jaxbert.training.step import init_state, make_train_step
 
 STEPS, WARMUP, RATE, BATCH, EXAMPLES, LONGEST = 50, 5, 2e-3, 8, 60, 24
+FEWER = 30
 SHAPE = dict(
     vocab_size=60,
     hidden_size=32,
@@ -88,19 +96,19 @@ def random_model():
     return transformers.BertForSequenceClassification(config)
 
 
-def fifty_batches(data):
+def first_batches(data, steps):
     batches = Batches(data, BATCH, max_length=LONGEST, layout="packed", shuffle=True, seed=3)
-    epochs = -(-STEPS // batches.steps_per_epoch)
-    found = [batch for epoch in range(epochs) for batch in batches.epoch(epoch)][:STEPS]
+    epochs = -(-steps // batches.steps_per_epoch)
+    found = [batch for epoch in range(epochs) for batch in batches.epoch(epoch)][:steps]
     assert max(batch["segment_starts"].shape[1] for batch in found) > 1  # rows are shared
     return found, batches.steps_per_epoch
 
 
 def our_run(directory, config, batches, steps_per_epoch):
-    """Losses [STEPS], gradient norms [STEPS], and the trained model as `transformers` reads it."""
-    model = BertForSequenceClassification.from_pretrained(directory)
+    """Losses [T], gradient norms [T], and the trained model as `transformers` reads it."""
+    model = AutoModelForSequenceClassification.from_pretrained(directory)
     graphdef, params = split_model(model)
-    plan = RatePlan.make(config, params, STEPS, steps_per_epoch)
+    plan = RatePlan.make(config, params, len(batches), steps_per_epoch)
     step = jax.jit(make_train_step(graphdef, plan, TEXT_CLASSIFICATION))
     state = init_state(params, plan.optimizer, seed=0)
     values = []
@@ -108,7 +116,7 @@ def our_run(directory, config, batches, steps_per_epoch):
         state, metrics = step(state, batch)
         values.append((float(metrics["loss"]), float(metrics["grad_norm"])))
     merge_model(graphdef, state.params).save_pretrained(directory / "ours")
-    trained = transformers.BertForSequenceClassification.from_pretrained(directory / "ours")
+    trained = transformers.AutoModelForSequenceClassification.from_pretrained(directory / "ours")
     return *np.array(values).T, trained
 
 
@@ -119,19 +127,19 @@ def torch_groups(model, multipliers):
         if multiplier == 0:
             parameter.requires_grad_(False)
             continue
-        plain = name.endswith("bias") or "LayerNorm" in name
+        plain = parameter.ndim == 1  # biases and norms
         decay = 0.0 if plain else 0.01
         groups.append({"params": [parameter], "lr": RATE * multiplier, "weight_decay": decay})
     return groups
 
 
-def padded(data, members):
+def padded(data, members, has_types):
     """The same examples as rows padded with 0, as `transformers` takes them."""
     rows = [slice(data.offsets[i], data.offsets[i + 1]) for i in members]
     pad = torch.nn.utils.rnn.pad_sequence
-    return {
+    types = pad([torch.tensor(data.token_type_ids[r]).long() for r in rows], True)
+    return ({"token_type_ids": types} if has_types else {}) | {
         "input_ids": pad([torch.tensor(data.input_ids[r]).long() for r in rows], True),
-        "token_type_ids": pad([torch.tensor(data.token_type_ids[r]).long() for r in rows], True),
         "attention_mask": pad([torch.ones(r.stop - r.start).long() for r in rows], True),
         "labels": torch.tensor(data.labels[members]).long(),
     }
@@ -141,13 +149,14 @@ def their_run(model, multipliers, data, orders):
     groups = torch_groups(model, multipliers)
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.999), eps=1e-6)
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda t: t / WARMUP if t < WARMUP else (STEPS - t) / (STEPS - WARMUP)
+        optimizer,
+        lambda t: t / WARMUP if t < WARMUP else (len(orders) - t) / (len(orders) - WARMUP),
     )
     moving = [parameter for group in groups for parameter in group["params"]]
     model.train()
     values = []
     for members in orders:
-        loss = model(**padded(data, members)).loss
+        loss = model(**padded(data, members, hasattr(model.config, "type_vocab_size"))).loss
         optimizer.zero_grad()
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(moving, 1.0)
@@ -160,10 +169,68 @@ def their_run(model, multipliers, data, orders):
 @pytest.mark.parametrize("case", CASES)
 def test_loss_curve_and_parameters_follow_torch(tmp_path, case):
     config, multipliers = CASES[case]
-    data, theirs = random_data(), random_model()
+    theirs = random_model()
+    assert_follows(tmp_path, theirs, config, multipliers, STEPS)
+
+
+# {family: its parameters' beginnings, from input to output}; multipliers as in BY_LAYER.
+LAYERS = {
+    "roberta": (("roberta.embeddings.",), "roberta.encoder.layer.{}."),
+    "distilbert": (("distilbert.embeddings.",), "distilbert.transformer.layer.{}."),
+    "electra": (
+        ("electra.embeddings.", "electra.embeddings_project."),
+        "electra.encoder.layer.{}.",
+    ),
+    "modernbert": (("model.embeddings.",), "model.layers.{}."),
+    "deberta-v2": (
+        ("deberta.embeddings.", "deberta.encoder.rel_embeddings.", "deberta.encoder.LayerNorm."),
+        "deberta.encoder.layer.{}.",
+    ),
+    "mpnet": (
+        ("mpnet.embeddings.", "mpnet.encoder.relative_attention_bias."),
+        "mpnet.encoder.layer.{}.",
+    ),
+    "albert": (
+        ("albert.embeddings.", "albert.encoder.embedding_hidden_mapping_in."),
+        "albert.encoder.albert_layer_groups.{}.",
+    ),
+}
+_STILL = dict(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+# Without dropout, in each family's words.
+STILL = dict.fromkeys(LAYERS, _STILL) | {
+    "distilbert": dict(dropout=0.0, attention_dropout=0.0, seq_classif_dropout=0.0),
+    "modernbert": {},
+    "albert": _STILL | dict(classifier_dropout_prob=0.0, num_hidden_groups=1),
+}
+TOP = {"classifier.": 2.0, "pre_classifier.": 2.0, "pooler.": 2.0, "head.": 2.0}
+TOP |= {"albert.pooler.": 1.0, "model.final_norm.": 1.0}
+ONE_LAYER = ("albert",)  # it has two, with the same parameters
+
+
+@pytest.mark.parametrize("family", LAYERS)
+def test_every_family_follows_torch(tmp_path, family):
+    embeddings, layer = LAYERS[family]
+    count = 1 if family in ONE_LAYER else 2
+    multipliers = TOP | {layer.format(i): 0.8 ** (count - i) for i in range(count)}
+    multipliers |= dict.fromkeys(embeddings, 0.8 ** (count + 1))
+    case = next(iter(families.CONFIGS[family]))
+    names = families.torch_config(family, case, "Model").attribute_map
+    shape = {names.get(key, key): value for key, value in SHAPE.items()}
+    if family == "distilbert":
+        shape["hidden_dim"] = shape.pop("intermediate_size")
+    if family in ("roberta", "albert", "electra"):
+        shape["type_vocab_size"] = 2
+    theirs = families.torch_model(
+        family, case, "ForSequenceClassification", **shape, **STILL[family], initializer_range=0.02
+    )
+    assert_follows(tmp_path, theirs, DECAYED, multipliers, FEWER)
+
+
+def assert_follows(tmp_path, theirs, config, multipliers, steps):
+    data = random_data()
     theirs.save_pretrained(tmp_path)
     start = {name: value.clone() for name, value in theirs.state_dict().items()}
-    batches, steps_per_epoch = fifty_batches(data)
+    batches, steps_per_epoch = first_batches(data, steps)
     orders = [ids[ids >= 0] for ids in (batch["example_ids"] for batch in batches)]
     assert {len(members) for members in orders} == {BATCH, EXAMPLES % BATCH}  # a short batch too
 
@@ -172,14 +239,15 @@ def test_loss_curve_and_parameters_follow_torch(tmp_path, case):
 
     assert wanted_losses[-5:].mean() < wanted_losses[:5].mean() - 0.1  # there is a curve to follow
     assert wanted_norms.min() < 1 < wanted_norms.max()  # clipped at times, not always
-    terms = network_terms(theirs.config, LONGEST, gradient=True)
+    config = AutoConfig.from_pretrained(tmp_path)
+    terms = network_terms(config, LONGEST, gradient=True)
     assert_losses_alike(losses, wanted_losses, terms=terms, adam=True, limit=1e-4)
     assert_losses_alike(norms, wanted_norms, terms=terms, adam=True, what="gradient norms")
     trained = ours.state_dict()
     assert trained.keys() == start.keys()
     found, end = ({k: v.numpy() for k, v in m.state_dict().items()} for m in (ours, theirs))
     rate = RATE * max(multipliers.values())
-    assert_trained_alike(found, end, None, terms=terms, steps=STEPS, adam_rate=rate)
+    assert_trained_alike(found, end, None, terms=terms, steps=steps, adam_rate=rate)
     for name in end:
         if KEY_BIAS.search(name):
             continue
