@@ -18,14 +18,23 @@ def training_flops(config: EncoderConfig, rows: int, length: int, segments: int 
     """
     width, wide = config.hidden_size, config.intermediate_size
     tokens, read = rows * length, rows * segments
+    last = config.num_hidden_layers - 1
 
-    def layer(asking: int) -> int:
-        """Of which `asking` tokens are computed, from all tokens' keys and values."""
+    def layer(index: int) -> int:
+        """Of the last layer the tokens that are read are computed, from all keys and values."""
+        few = index == last and config.reads_first_token
+        asking = read if few else tokens
+        window = config.window(index)
+        seen = length if window is None or few else min(length, 3 * window)
         projections = 2 * asking * width * width + 2 * tokens * width * width
-        scores_and_mixing = 2 * asking * length * width
+        scores_and_mixing = 2 * asking * seen * width
+        distances = config.distance_products * (
+            tokens * (2 * length - 1) * width + config.distance_rows * width * width
+        )
         feed_forward = (3 if config.feed_forward == "gated" else 2) * asking * width * wide
-        return 2 * (projections + scores_and_mixing + feed_forward)
+        return 2 * (projections + scores_and_mixing + distances + feed_forward)
 
+    embedding = 2 * tokens * config.embedding_width * width if config.projects_embeddings else 0
+    # A pooler, or the first product of a head that has two.
     pooler_and_classifier = 2 * read * width * (width + config.num_labels)
-    forward = (config.num_hidden_layers - 1) * layer(tokens) + layer(read) + pooler_and_classifier
-    return 3 * forward
+    return 3 * (embedding + sum(map(layer, range(last + 1))) + pooler_and_classifier)
