@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from jaxbert.atomic import write_text
 from jaxbert.cli import common, flags
-from jaxbert.cli.options import SETTINGS, FinetuneOptions, resolve
+from jaxbert.cli.options import FinetuneOptions, resolve
+from jaxbert.training.config import SETTINGS
 
 if TYPE_CHECKING:
     from jaxbert.data import Examples
@@ -26,7 +27,7 @@ def add_flags(parser: flags.Parser) -> None:
         "--config", metavar="FILE", help="TOML or JSON file of these settings; flags win over it"
     )
     add_set_flag(parser)
-    run_flags.add_argument("--overwrite", action="store_true", help="delete the run in --output")
+    run_flags.add_argument("--overwrite", action="store_true", help="replace the run in --output")
     run_flags.add_argument("--resume", action="store_true", help="continue the run in --output")
     hardware = parser.section("hardware")
     hardware.add_argument(
@@ -69,7 +70,9 @@ def run(args: argparse.Namespace) -> None:
     """`jaxbert finetune`."""
     config = args.config
     if args.resume and not config and getattr(args, "output", None):
-        config = Path(args.output) / SETTINGS
+        from jaxbert.training.run_directory import place_of
+
+        config = place_of(Path(args.output)) / SETTINGS
         if not config.is_file():
             raise FileNotFoundError(f"{args.output} holds no run to resume ({SETTINGS} is missing)")
     options = resolve(FinetuneOptions, vars(args), config)
@@ -85,12 +88,13 @@ def run(args: argparse.Namespace) -> None:
 def demo(args: argparse.Namespace) -> None:
     """`jaxbert demo`."""
     from jaxbert.data import load_demo
-    from jaxbert.training.record import RUN, read_run
+    from jaxbert.training.run_directory import RUN, place_of, read_run
 
     output = Path(args.output)
-    stopped = (output / RUN).is_file() and not args.overwrite
+    place = place_of(output)
+    stopped = (place / RUN).is_file() and not args.overwrite
     if stopped:
-        finished = read_run(output)
+        finished = read_run(place)
         if "scores" in finished:
             print("this run is finished already; --overwrite trains again", file=sys.stderr)
             _print_results(finished, output)
@@ -110,9 +114,12 @@ def finetune(options: FinetuneOptions, *, overwrite: bool, resume: bool) -> None
     """Fine-tunes, scores the examples of --eval and --test, and prints the table."""
     from jaxbert.data import cache_directory
     from jaxbert.training.distributed import is_first
-    from jaxbert.training.record import read_run, write_run
+    from jaxbert.training.run_directory import check, place_of, read_run, write_run
 
     common.keep_compiled_programs()
+    output = Path(options.output)
+    if not resume:
+        check(output, overwrite=overwrite)
     train = common.read_training_examples(options)
     examples = _read_others(options, train)
     directory = common.find_model(options)
@@ -130,9 +137,8 @@ def finetune(options: FinetuneOptions, *, overwrite: bool, resume: bool) -> None
         about={"model": options.model, "strategy": options.strategy},
         cache_dir=cache_directory() / "tokens",
     )
-    output = Path(options.output)
     if is_first():
-        write_text(output / SETTINGS, options.to_json())
+        write_text(place_of(output) / SETTINGS, options.to_json())
     trainer.fit()
     names = _names(list(examples))
     scores = {

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from jaxbert.cli import finetune, infer, lab, plan, rates
 from jaxbert.cli.flags import Parser
-from jaxbert.cli.options import SETTINGS
 from jaxbert.cpu import restart_with_allocator
 from jaxbert.errors import InputError, Interrupted, JaxbertError, LostProcessError, Preempted
+from jaxbert.training.config import SETTINGS
 
 Run = Callable[[argparse.Namespace], None]
 
@@ -106,8 +106,10 @@ def _guarded(args: argparse.Namespace) -> int:
 
 def _hint(args: argparse.Namespace) -> str:
     """How to go on with a run that has been stopped."""
+    from jaxbert.training.run_directory import place_of
+
     output = getattr(args, "output", None)
-    if output is None or not (Path(output) / SETTINGS).is_file():
+    if output is None or not (place_of(Path(output)) / SETTINGS).is_file():
         return ""
     return f"; continue with: jaxbert finetune --resume --output {output}"
 

@@ -32,7 +32,6 @@ from jaxbert.training.config import POOLINGS, TrainConfig
 
 T = TypeVar("T")
 
-SETTINGS = "finetune.json"  # in a run's directory: its options, for --config and --resume
 TASKS = ("text-classification", "text-regression")
 
 _model = functools.partial(setting, group="model")

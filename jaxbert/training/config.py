@@ -14,6 +14,7 @@ from jaxbert.errors import InputError
 from jaxbert.optim.config import DEFAULT_STRATEGY, OptimizerConfig
 from jaxbert.settings import build, is_number, setting
 
+SETTINGS = "finetune.json"  # in a run's directory: the options of `finetune`, for --resume
 LAYOUTS = ("packed", "bucketed", "padded")
 ENGINES = ("jit", "pmap", "mesh")  # those of `make_engine`, which needs jax
 POOLINGS = ("mean", "first", "pooler")  # of `embed`, the same

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import platform
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, TextIO
@@ -14,10 +13,8 @@ import jax
 
 from jaxbert.atomic import write_text
 from jaxbert.data import BatchStats, Examples
-from jaxbert.weights.json_files import read_json
+from jaxbert.training.run_directory import EVENTS, METRICS
 
-RUN, METRICS, EVENTS, CHECKPOINTS = "run.json", "metrics.jsonl", "tensorboard", "checkpoints"
-PREPARED = "prepared"  # status of a run without a step: nothing is lost by starting it again
 _PACKAGES = ("jaxbert", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers")
 
 
@@ -57,54 +54,6 @@ def describe_data(examples: Mapping[str, Examples | None], stats: BatchStats) ->
         "truncated_examples": stats.truncated_examples,
         "packing_efficiency": round(stats.packing_efficiency, 4),
     }
-
-
-def prepare(directory: Path, *, overwrite: bool) -> None:
-    """A directory for a new run; refuses to touch what it does not know.
-
-    Of a run that is replaced run.json stays until the new one takes its place: killed before that,
-    the directory is still known for what it is.
-
-    Args:
-      directory: made when missing.
-      overwrite: delete the run that is there.
-
-    Raises:
-      FileExistsError: it is a file, holds something that is no run, or a run that is to stay.
-    """
-    if directory.exists() and not directory.is_dir():
-        raise FileExistsError(f"output {directory} is a file; name a directory")
-    if directory.exists() and any(directory.iterdir()):
-        if not (directory / RUN).is_file():
-            raise FileExistsError(f"output {directory} holds files that are no run; name another")
-        if not overwrite and read_run(directory).get("status") != PREPARED:
-            raise FileExistsError(
-                f"output {directory} holds another run; name another directory, continue it with "
-                "--resume, or delete it with --overwrite"
-            )
-        for path in directory.iterdir() if overwrite else ():
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            elif path.name != RUN:
-                path.unlink()
-    directory.mkdir(parents=True, exist_ok=True)
-
-
-def write_run(directory: Path, run: dict[str, Any]) -> None:
-    """Writes run.json, all at once or not at all."""
-    write_text(directory / RUN, json.dumps(run, indent=2, allow_nan=False) + "\n")
-
-
-def read_run(directory: Path) -> dict[str, Any]:
-    """The contents of run.json.
-
-    Raises:
-      FileNotFoundError: there is no run in the directory; InputError: it is not JSON any more.
-    """
-    path = directory / RUN
-    if not path.is_file():
-        raise FileNotFoundError(f"{directory} holds no run ({RUN} is missing)")
-    return read_json(path, "put it back, or start anew with --overwrite")
 
 
 class Log(Protocol):

@@ -19,7 +19,7 @@ from jaxbert.errors import DivergedError, InputError, Preempted
 from jaxbert.models import merge_model, split_model
 from jaxbert.models.model import Model
 from jaxbert.tasks import Task, choose_task
-from jaxbert.training import distributed, record
+from jaxbert.training import distributed, record, run_directory
 from jaxbert.training.assemble import Assembly, ProgramCache, assemble
 from jaxbert.training.checkpoint import Checkpoints
 from jaxbert.training.config import TrainConfig
@@ -27,9 +27,6 @@ from jaxbert.training.engines import make_engine
 from jaxbert.training.loop import Evaluation, Loop
 from jaxbert.training.predictor import Predictor
 from jaxbert.training.step import Params, cast
-
-# What a resumed run may be told anew: it changes what is written, and no number of the training.
-_FREE = ("log_every", "checkpoint_every", "keep_checkpoints", "parallel", "mesh", "platform")
 
 
 class Trainer:
@@ -45,7 +42,7 @@ class Trainer:
       config: how to train.
       output: where the run is written: the best model with its tokenizer, run.json, metrics.jsonl,
         TensorBoard events, checkpoints. None writes nothing.
-      overwrite: delete a run that is in `output` already.
+      overwrite: replace a run that is in `output` already, once this one is finished.
       resume: continue the run that is in `output`.
       about: what to keep with the run's description, JSON.
       cache_dir: where token ids are kept between runs.
@@ -115,12 +112,12 @@ class Trainer:
         self._resume, self._fitted = resume, False
         self._best: Params | None = None
         if self.output is not None and train is not None:
-            if resume:
-                self._check_run(self.output)
-            elif distributed.is_first():
-                record.prepare(self.output, overwrite=overwrite)
-                # From here on there is a run to resume, even if it stops before its first step.
-                record.write_run(self.output, {"status": record.PREPARED, **self._identity()})
+            self._enter(self.output, overwrite)
+
+    @property
+    def directory(self) -> Path | None:
+        """Where the run is written: `output`, or beside a run that it is to replace there."""
+        return None if self.output is None else run_directory.place_of(self.output)
 
     @property
     def model(self) -> Model:
@@ -139,15 +136,15 @@ class Trainer:
         if self._fitted:
             raise InputError("fit() has been called: make a new Trainer to train again or resume")
         self._fitted, started = True, time.perf_counter()
-        checkpoints = None
-        if self.output is not None:
-            directory = self.output / record.CHECKPOINTS
-            checkpoints = Checkpoints(directory, self.config.keep_checkpoints)
+        checkpoints, directory = None, self.directory
+        if directory is not None:
+            folder = directory / run_directory.CHECKPOINTS
+            checkpoints = Checkpoints(folder, self.config.keep_checkpoints)
         self.engine.log_idle_devices()
         loop = self._loop(checkpoints)
         if self._resume:
             loop.restore()
-        written = self.output if distributed.is_first() else None
+        written = directory if distributed.is_first() else None
         lines = record.Record(written, loop.progress.step, loop.progress.evaluated)
         self._describe(loop, "running", started)
         status = "failed"
@@ -171,6 +168,8 @@ class Trainer:
             if checkpoints is not None:
                 checkpoints.close()
             run = self._describe(loop, status, started)
+        if self.output is not None and distributed.is_first():
+            run_directory.finish(self.output)
         return run
 
     def rate_losses(self, rates: Sequence[float]) -> list[float]:
@@ -290,45 +289,38 @@ class Trainer:
         if self.output is None:
             self._best = self.engine.gather(self._of_model(params))
         else:
-            self._write_model(params, self.output)
+            self._write_model(params)
 
-    def _write_model(self, params: Params, output: Path) -> None:
-        params = self.engine.gather(self._of_model(params))
-        if distributed.is_first():
-            merge_model(split_model(self._model)[0], params).save_pretrained(output)
-            save_tokenizer(self.tokenizer, output)
+    def _write_model(self, params: Params) -> None:
+        params, directory = self.engine.gather(self._of_model(params)), self.directory
+        if directory is not None and distributed.is_first():
+            merge_model(split_model(self._model)[0], params).save_pretrained(directory)
+            save_tokenizer(self.tokenizer, directory)
 
     def _chosen(self, loop: Loop) -> Params:
         """The best parameters, and the last where none were evaluated."""
+        directory = self.directory
         if loop.progress.best is None:
-            if self.output is not None:
-                self._write_model(loop.state.params, self.output)
+            self._write_model(loop.state.params)
             return self._of_model(loop.state.params)
-        if self.output is None:
+        if directory is None:
             return jax.tree.map(jnp.asarray, self._best)
         distributed.wait_for_all("the best model is written")
         compute = dataclasses.asdict(self._model.compute)
-        return split_model(type(self._model).from_pretrained(self.output, **compute))[1]
+        return split_model(type(self._model).from_pretrained(directory, **compute))[1]
 
-    def _check_run(self, output: Path) -> None:
-        """That the run in `output` is this one, so that it can go on where it stopped."""
-        run = record.read_run(output)
-        now = self._identity()
-        differ = [
-            key
-            for part in ("config", "compute", "model_config")
-            for key, value in now[part].items()
-            if key not in _FREE and run.get(part, {}).get(key) != value
-        ]
-        for name, examples in self._examples.items():
-            before = run.get("data", {}).get(name, {}).get("fingerprint")
-            if before != (None if examples is None else examples.fingerprint):
-                differ.append(f"the {name} examples")
-        if differ:
-            raise InputError(
-                f"output {output} holds a run that differs in {', '.join(differ)}; resume it "
-                "as it was, or start another in another directory"
-            )
+    def _enter(self, output: Path, overwrite: bool) -> None:
+        """Makes the output directory this run's, or sees that it is."""
+        if self._resume:
+            if distributed.is_first():
+                run_directory.settle(output)
+            run_directory.check_same(output, self._identity())
+        elif distributed.is_first():
+            directory = run_directory.prepare(output, overwrite=overwrite)
+            # From here on there is a run to resume, even if it stops before its first step.
+            about = {"status": run_directory.PREPARED, **self._identity()}
+            run_directory.write_run(directory, about)
+        distributed.wait_for_all("the output directory is ready")  # and all mean the same place
 
     def _identity(self) -> dict[str, Any]:
         """What a run is, from before its first step to its end."""
@@ -366,8 +358,9 @@ class Trainer:
             **record.environment(),
         }
         run = _as_json(run)
-        if self.output is not None and distributed.is_first():
-            record.write_run(self.output, run)
+        directory = self.directory
+        if directory is not None and distributed.is_first():
+            run_directory.write_run(directory, run)
         return run
 
 

@@ -1,17 +1,22 @@
 """The output directory: what is refused, what is replaced, what a resumed log keeps."""
 
+import contextlib
 import dataclasses
+import itertools
 import json
+import os
+import shutil
 
 import pytest
 import tiny
 from tiny import CLASSES
 
-from jaxbert.errors import InputError
+from jaxbert.errors import DivergedError, InputError
 from jaxbert.optim import OptimizerConfig
-from jaxbert.training import Trainer
+from jaxbert.training import Trainer, run_directory
 from jaxbert.training.checkpoint import Checkpoints
-from jaxbert.training.record import Record, read_run, write_run
+from jaxbert.training.record import Record
+from jaxbert.training.run_directory import check, foreign, read_run, write_run
 
 
 @pytest.fixture(scope="module")
@@ -74,19 +79,121 @@ def test_a_run_that_stopped_before_its_first_step_can_go_on(tokenizer, tmp_path,
     assert (run["status"], run["step"]) == ("finished", 4)
 
 
-def test_overwriting_never_leaves_a_directory_that_nobody_knows(tokenizer, tmp_path, monkeypatch):
-    write_run(tmp_path, {"status": "finished"})
-    (tmp_path / "tensorboard").mkdir()
+def test_all_that_a_run_writes_is_known_as_a_runs(a_run):
+    assert not list(foreign(a_run))
+    assert {"config.json", "tokenizer.json", "checkpoints"} <= {p.name for p in a_run.iterdir()}
 
-    def stop(_):
-        raise KeyboardInterrupt
 
+NOT_OURS = ("train.csv", "vectors.npy", "data/train.csv", "checkpoints/notes.txt", "my.bin",
+            "tensorboard/plot.png", "unfinished/train.csv", "unfinished/checkpoints/x")  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NOT_OURS)
+def test_what_no_run_has_written_is_named_and_never_deleted(tokenizer, a_run, tmp_path, name):
+    output = tmp_path / "out"
+    shutil.copytree(a_run, output)
+    (output / name).parent.mkdir(parents=True, exist_ok=True)
+    (output / name).write_text("text,label\n")
+    before, shown = contents(output), "data" if name.startswith("data") else name
+    with pytest.raises(FileExistsError, match=f"holds {shown}, which no run has written: move"):
+        tiny.trainer(tokenizer, output=output, overwrite=True)
+    assert contents(output) == before
+
+
+def test_what_is_put_there_while_it_trains_stays(tokenizer, a_run, tmp_path):
+    output = tmp_path / "out"
+    shutil.copytree(a_run, output)
+    trainer = tiny.trainer(tokenizer, output=output, overwrite=True, epochs=1)
+    (output / "notes.txt").write_text("mine")
+    (output / "tensorboard" / "notes.txt").write_text("mine")
+    trainer.fit()
+    notes = sorted(str(path.relative_to(output).parent) for path in output.rglob("notes.txt"))
+    assert notes[0] == "."
+    assert notes[1].startswith("tensorboard.kept-")
+
+
+class StoppedError(Exception):
+    """Stands for whatever ends a process."""
+
+
+def broken(*_, **__):
+    raise StoppedError
+
+
+@pytest.mark.parametrize("where", ["_loop", "_chosen", "_write_model"])
+def test_a_failed_run_leaves_the_one_before_it(tokenizer, a_run, tmp_path, monkeypatch, where):
+    output = tmp_path / "out"
+    shutil.copytree(a_run, output)
+    before = contents(output)
     with monkeypatch.context() as patch:
-        patch.setattr("shutil.rmtree", stop)
-        with pytest.raises(KeyboardInterrupt):
-            tiny.trainer(tokenizer, output=tmp_path, overwrite=True)
-    tiny.trainer(tokenizer, output=tmp_path, overwrite=True)
-    assert [p.name for p in tmp_path.iterdir()] == ["run.json"]
+        patch.setattr(Trainer, where, broken)
+        with pytest.raises(StoppedError):
+            tiny.trainer(tokenizer, output=output, overwrite=True, epochs=1, seed=6).fit()
+    assert before.items() <= contents(output).items()
+    with pytest.raises(FileExistsError, match="another run"):
+        tiny.trainer(tokenizer, output=output, epochs=1, seed=6)
+    # It is the newer one that goes on.
+    run = tiny.trainer(tokenizer, output=output, resume=True, epochs=1, seed=6).fit()
+    assert (run["status"], run["config"]["seed"]) == ("finished", 6)
+    assert tiny.run_json(output)["config"]["seed"] == 6
+    assert not (output / "unfinished").exists()
+    assert not list(foreign(output))
+
+
+def test_a_diverged_run_leaves_the_model_it_began_with(tokenizer, a_run, tmp_path):
+    output = tmp_path / "out"
+    shutil.copytree(a_run, output)
+    before = contents(output)
+    huge = OptimizerConfig(optimizer="sgd", learning_rate=1e30, schedule="constant", clip_norm=None)
+    trainer = tiny.trainer(tokenizer, output=output, overwrite=True, optimizer=huge)
+    with pytest.raises(DivergedError):
+        trainer.fit()
+    assert before.items() <= contents(output).items()
+    assert tiny.run_json(output / "unfinished")["status"] == "diverged"
+
+
+def test_a_replacement_that_is_cut_short_is_completed(tokenizer, a_run, tmp_path, monkeypatch):
+    """At any of its steps: a name is moved, or an old file deleted, or neither."""
+    new = tmp_path / "new"
+    tiny.trainer(tokenizer, output=new, epochs=1, seed=6).fit()
+    wanted = {path.relative_to(new): data for path, data in contents(new).items()}
+    for done in itertools.count():
+        output = tmp_path / f"out{done}"
+        shutil.copytree(a_run, output)
+        (output / "model-00001-of-00002.safetensors").write_bytes(b"of the old one")
+        shutil.copytree(new, output / "unfinished")
+        steps = iter([None] * done)
+        with monkeypatch.context() as patch:
+            for module, name in ((os, "replace"), (run_directory, "_delete")):
+                patch.setattr(module, name, after(steps, getattr(module, name)))
+            with contextlib.suppress(StoppedError):
+                run_directory.finish(output)
+        whole = not (output / "unfinished").exists()
+        run_directory.finish(output)
+        found = {path.relative_to(output): data for path, data in contents(output).items()}
+        assert found == wanted
+        if whole:
+            break
+    assert done > 8
+
+
+def after(steps, do):
+    """`do`, until there are no steps left."""
+
+    def step(*args):
+        if next(steps, "over") == "over":
+            raise StoppedError
+        return do(*args)
+
+    return step
+
+
+def test_the_directory_is_looked_at_before_the_work(tmp_path):
+    (tmp_path / "run.json").write_text("{}")
+    with pytest.raises(FileExistsError, match="another run"):
+        check(tmp_path, overwrite=False)
+    check(tmp_path, overwrite=True)
+    check(tmp_path / "nowhere", overwrite=False)
 
 
 def test_there_must_be_something_to_resume(tokenizer, tmp_path):
