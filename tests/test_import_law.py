@@ -39,8 +39,8 @@ ORDER = {
     "plan": "hardware flops hlo compile search",
     "cli": "flags options common finetune infer rates lab plan main",
     "training": (
-        "distributed config engines step assemble predictor embedding run_directory record"
-        " checkpoint loop trainer"
+        "distributed config engines step assemble predictor embedding run_directory lock"
+        " record checkpoint loop trainer"
     ),
     "training/engines": "base jit pmap mesh programs",
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import logging
 import sys
@@ -112,11 +113,20 @@ def demo(args: argparse.Namespace) -> None:
 
 def finetune(options: FinetuneOptions, *, overwrite: bool, resume: bool) -> None:
     """Fine-tunes, scores the examples of --eval and --test, and prints the table."""
+    from jaxbert.training.distributed import is_first
+    from jaxbert.training.lock import held
+
+    common.keep_compiled_programs()
+    # Until all is written, and from before anything is read: nobody waits to be refused.
+    with held(Path(options.output)) if is_first() else contextlib.nullcontext():
+        _finetune(options, overwrite=overwrite, resume=resume)
+
+
+def _finetune(options: FinetuneOptions, *, overwrite: bool, resume: bool) -> None:
     from jaxbert.data import cache_directory
     from jaxbert.training.distributed import is_first
     from jaxbert.training.run_directory import check, place_of, read_run, write_run
 
-    common.keep_compiled_programs()
     output = Path(options.output)
     if not resume:
         check(output, overwrite=overwrite)

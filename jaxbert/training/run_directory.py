@@ -55,9 +55,9 @@ def check(output: Path, *, overwrite: bool) -> None:
     Raises:
       FileExistsError: it is a file, holds a run that is to stay, or what no run has written.
     """
-    if output.exists() and not output.is_dir():
-        raise FileExistsError(f"output {output} is a file; name a directory")
-    if not output.exists() or not any(path.name != LOCK for path in output.iterdir()):
+    refuse_file(output)
+    # Of the lock there may be drafts, of processes that ask for it.
+    if not output.exists() or all(LOCK in path.name for path in output.iterdir()):
         return
     if not (output / RUN).is_file():
         name = next(iter(sorted(foreign(output))), None)
@@ -78,6 +78,12 @@ def check(output: Path, *, overwrite: bool) -> None:
             f"output {output} holds another run; name another directory, continue it with "
             "--resume, or replace it with --overwrite"
         )
+
+
+def refuse_file(output: Path) -> None:
+    """FileExistsError where a directory is wanted and there is a file."""
+    if output.exists() and not output.is_dir():
+        raise FileExistsError(f"output {output} is a file; name a directory")
 
 
 def prepare(output: Path, *, overwrite: bool) -> Path:

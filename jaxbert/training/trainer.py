@@ -6,6 +6,7 @@ import dataclasses
 import json
 import sys
 import time
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from jaxbert.training.assemble import Assembly, ProgramCache, assemble
 from jaxbert.training.checkpoint import Checkpoints
 from jaxbert.training.config import TrainConfig
 from jaxbert.training.engines import make_engine
+from jaxbert.training.lock import RunLock
 from jaxbert.training.loop import Evaluation, Loop
 from jaxbert.training.predictor import Predictor
 from jaxbert.training.step import Params, cast
@@ -53,7 +55,7 @@ class Trainer:
     names here.
 
     Raises:
-      InputError: settings that do not fit the model or the data.
+      InputError: settings that do not fit the model or the data; another process has `output`.
       FileExistsError: `output` holds something and neither `overwrite` nor `resume` is set.
 
     Example:
@@ -111,6 +113,7 @@ class Trainer:
         self._score = None if evaluation is None else self.predictor.scorer(evaluation)
         self._resume, self._fitted = resume, False
         self._best: Params | None = None
+        self._lock: RunLock | None = None
         if self.output is not None and train is not None:
             self._enter(self.output, overwrite)
 
@@ -135,7 +138,17 @@ class Trainer:
         self._batches_for("fit()")
         if self._fitted:
             raise InputError("fit() has been called: make a new Trainer to train again or resume")
-        self._fitted, started = True, time.perf_counter()
+        self._fitted = True
+        if self._lock is None:
+            return self._fit()
+        try:
+            with self._lock.busy():
+                return self._fit()
+        finally:
+            self._lock.release()
+
+    def _fit(self) -> dict[str, Any]:
+        started = time.perf_counter()
         checkpoints, directory = None, self.directory
         if directory is not None:
             folder = directory / run_directory.CHECKPOINTS
@@ -311,6 +324,11 @@ class Trainer:
 
     def _enter(self, output: Path, overwrite: bool) -> None:
         """Makes the output directory this run's, or sees that it is."""
+        if self._resume:
+            run_directory.read_run(run_directory.place_of(output))  # or there is no directory
+        if distributed.is_first():
+            self._lock = RunLock(output)
+            weakref.finalize(self, self._lock.release)  # also if it never fits
         if self._resume:
             if distributed.is_first():
                 run_directory.settle(output)
