@@ -16,6 +16,7 @@ from jaxbert import errors
 from jaxbert.cli import main, make_parser
 from jaxbert.cli.flags import GROUPS, flags_of
 from jaxbert.cli.options import FinetuneOptions, resolve
+from jaxbert.data import load_tokenizer
 from jaxbert.errors import InputError
 from jaxbert.models import BertConfig, BertForSequenceClassification, BertModel, Compute
 from jaxbert.training import TrainConfig, Trainer
@@ -652,3 +653,25 @@ def test_the_tasks_that_flags_offer_are_those_there_are():
     from jaxbert.cli import options
 
     assert tuple(tasks.TASKS) == options.TASKS
+
+
+def test_tokens_that_were_added_need_rows_and_get_them(place, tmp_path, capsys):
+    model, train = tmp_path / "model", tmp_path / "train.csv"
+    shutil.copytree(place / "model", model)
+    tokenizer = load_tokenizer(model)
+    tokenizer.add_tokens(["zebra"])
+    tokenizer.save_pretrained(model)
+    train.write_text("text,label\nthe zebra was good,p\n" + "the film was bad,n\n" * 5)
+    words = ["finetune", "--model", str(model), "--train", str(train), "--max-length", "16",
+             "--batch-size", "2", "--epochs", "1", "--output"]  # fmt: skip
+    assert main([*words, str(tmp_path / "no")]) == 2
+    error = capsys.readouterr().err
+    assert "data row 1 (counted from 1) has token id 15 ('zebra')" in error
+    assert "--resize-token-embeddings" in error
+    assert not (tmp_path / "no").exists()
+    output = tmp_path / "run"
+    assert main([*words, str(output), "--resize-token-embeddings"]) == 0
+    assert json.loads((output / "config.json").read_text())["vocab_size"] == 16
+    capsys.readouterr()
+    assert main(["predict", str(train), "--model", str(output), "--max-length", "16"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 6

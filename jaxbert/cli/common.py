@@ -57,10 +57,15 @@ def shapes_of_parameters(config: EncoderConfig) -> Any:
 def load_model(options: FindOptions, directory: Path, train: Examples, seed: int) -> Any:
     """A pre-trained model with a head for these examples, drawn with the seed where it is new."""
     from jaxbert import tasks
+    from jaxbert.data import load_tokenizer, vocabulary_size
 
     task = tasks.get_task(options.task or train.task or tasks.TEXT_CLASSIFICATION)
     compute = dataclasses.asdict(options.compute)
-    return tasks.load_model(task, directory, examples=train, seed=seed, **compute)[0]
+    model = tasks.load_model(task, directory, examples=train, seed=seed, **compute)[0]
+    size = vocabulary_size(load_tokenizer(directory)) if options.resize_token_embeddings else 0
+    if size <= model.config.vocab_size:
+        return model
+    return model.resize_token_embeddings(size, seed=seed)
 
 
 def make_trainer(options: FindOptions, model: Any, directory: Path, **more: Any) -> Trainer:

@@ -89,6 +89,10 @@ class FindOptions(RateOptions):
     task: str | None = _model(
         "what the model shall do; left out, the labels decide", default=None, choices=TASKS
     )
+    resize_token_embeddings: bool = _model(
+        "give the model rows for the tokens that its tokenizer has beyond its vocabulary",
+        default=False,
+    )
     train: str = _data(
         "training examples: csv, tsv, jsonl, parquet, or a hub data set", metavar="FILE_OR_ID"
     )

@@ -10,7 +10,13 @@ from jaxbert.data.batching import (
 from jaxbert.data.demo import Demo, cache_directory, load_demo
 from jaxbert.data.packing import Shape
 from jaxbert.data.sources import Examples, load_texts, read_columns, texts_of
-from jaxbert.data.tokenization import Tokenized, load_tokenizer, save_tokenizer, tokenize
+from jaxbert.data.tokenization import (
+    Tokenized,
+    load_tokenizer,
+    save_tokenizer,
+    tokenize,
+    vocabulary_size,
+)
 
 __all__ = [
     "BatchStats",
@@ -30,4 +36,5 @@ __all__ = [
     "split_tokens",
     "texts_of",
     "tokenize",
+    "vocabulary_size",
 ]

@@ -118,6 +118,21 @@ def _has_capitals(vocabulary: Path) -> bool:
     return any(piece != piece.lower() for piece in pieces if not piece.startswith("["))
 
 
+def vocabulary_size(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Rows that a model's embedding needs for all tokens, added ones included.
+
+    Example:
+      >>> from transformers import BertTokenizer
+      >>> words = "[PAD] [UNK] [CLS] [SEP] [MASK] a good film".split()
+      >>> tokenizer = BertTokenizer(vocab={word: i for i, word in enumerate(words)})
+      >>> tokenizer.add_tokens(["plot"])
+      1
+      >>> vocabulary_size(tokenizer)
+      9
+    """
+    return 1 + max(tokenizer.get_vocab().values(), default=-1)
+
+
 def save_tokenizer(tokenizer: PreTrainedTokenizerBase, directory: str | Path) -> None:
     """Writes the tokenizer's files into a model directory, for `transformers` and for us.
 

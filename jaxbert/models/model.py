@@ -5,7 +5,8 @@ A family's classes derive from these, and from those of `heads`.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+import dataclasses
+from typing import Any, ClassVar, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +26,8 @@ from jaxbert.models.primitives import LayerNorm
 from jaxbert.models.visibility import Visibility, take_columns
 from jaxbert.weights.pretrained import PretrainedMixin
 
+M = TypeVar("M", bound="Model")
+
 
 class Model(PretrainedMixin, nnx.Module):
     """What all models have: a configuration, and how they are computed."""
@@ -39,6 +42,43 @@ class Model(PretrainedMixin, nnx.Module):
         del rngs
         self.config = config
         self.compute = (compute or Compute()).resolved()
+
+    def resize_token_embeddings(self: M, size: int, *, seed: int = 0) -> M:
+        """A model for a vocabulary of that size; this one is left as it is.
+
+        The rows of the tokens that stay are kept. New ones are drawn from normal(0,
+        initializer_range), and a word prediction's new biases are 0, as in a new model: they mean
+        nothing before training. (Hugging Face's `mean_resizing=False`; its default draws around
+        the mean of the old rows.)
+
+        Args:
+          size: tokens of the new vocabulary, such as `len(tokenizer)`; fewer cut off the last.
+          seed: of what is drawn.
+
+        Raises:
+          InputError: it is no whole number of at least 1.
+
+        Example:
+          >>> from jaxbert.models import BertConfig, BertModel
+          >>> config = BertConfig(vocab_size=40, hidden_size=16, num_hidden_layers=1,
+          ...                     num_attention_heads=2, intermediate_size=24)
+          >>> larger = BertModel(config, rngs=nnx.Rngs(0)).resize_token_embeddings(42)
+          >>> larger.config.vocab_size, larger.embeddings.word_embeddings.embedding.shape
+          (42, (42, 16))
+        """
+        config = dataclasses.replace(self.config, vocab_size=size)
+        graphdef, params = split_model(self)
+        fresh = _draw_rows(type(self), config, params, seed)
+        resized = merge_model(
+            graphdef,
+            jax.tree_util.tree_map_with_path(
+                lambda path, old: _with_rows(old, fresh.get(jax.tree_util.keystr(path))), params
+            ),
+        )
+        for _, module in nnx.iter_graph(resized):
+            if isinstance(module, Model):
+                module.config = config
+        return resized
 
 
 class EncoderModel(Model):
@@ -160,6 +200,36 @@ def _check_length(
             f"input_ids has rows of {length} tokens; the model has position embeddings for "
             f"{config.max_tokens}: truncate the text"
         )
+
+
+def _draw_rows(
+    model_class: type[Any], config: EncoderConfig, params: Any, seed: int
+) -> dict[str, Array]:
+    """{path: initial value} of the parameters whose shapes the new configuration changes."""
+
+    def draw(only: set[str] | None) -> dict[str, Array]:
+        model = model_class(config, rngs=nnx.Rngs(seed))
+        leaves, _ = jax.tree_util.tree_flatten_with_path(split_model(model)[1])
+        named = {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
+        return {name: leaf for name, leaf in named.items() if only is None or name in only}
+
+    shapes = jax.eval_shape(lambda: draw(None))
+    leaves, _ = jax.tree_util.tree_flatten_with_path(params)
+    changed = {
+        name
+        for path, leaf in leaves
+        if shapes[name := jax.tree_util.keystr(path)].shape != leaf.shape
+    }
+    # Compiled, so that what is not asked for is never drawn.
+    return jax.jit(lambda: draw(changed))() if changed else {}
+
+
+def _with_rows(old: Array, fresh: Array | None) -> Array:
+    """The old rows, and the fresh ones' where there are no more old ones."""
+    if fresh is None:
+        return old
+    kept = min(len(old), len(fresh))
+    return jnp.concatenate([old[:kept], fresh[kept:].astype(old.dtype)])
 
 
 def split_model(model: Model) -> tuple[Any, dict[str, Any]]:

@@ -7,8 +7,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
+from jaxbert.data import Tokenized, vocabulary_size
 from jaxbert.errors import InputError
 from jaxbert.models import EncoderConfig, split_model
 from jaxbert.models.model import Model
@@ -123,6 +125,39 @@ def check_max_length(config: EncoderConfig, max_length: int) -> None:
             f"max_length={max_length} is more than the model's {config.max_tokens} positions: want "
             f"{config.max_tokens} or fewer"
         )
+
+
+def check_token_ids(
+    config: EncoderConfig, tokenized: Tokenized, source: str, tokenizer: Any
+) -> None:
+    """InputError if a text has a token, or a token type, that the model has no row for.
+
+    Looked up all the same, it would be NaN, and through packing make its neighbours NaN as well.
+    """
+    beyond = np.flatnonzero(tokenized.input_ids >= config.vocab_size)
+    if len(beyond):
+        row, token = _place_of(tokenized, int(beyond[0])), int(tokenized.input_ids[beyond[0]])
+        raise InputError(
+            f"{source}: the text in data row {row} (counted from 1) has token id {token} "
+            f"({tokenizer.convert_ids_to_tokens(token)!r}), the model's vocabulary has "
+            f"{config.vocab_size} tokens: use the tokenizer that belongs to the model, or give the "
+            f"model rows for added tokens and train them: jaxbert finetune "
+            f"--resize-token-embeddings, or model.resize_token_embeddings("
+            f"{vocabulary_size(tokenizer)})"
+        )
+    types = config.type_vocab_size
+    beyond = np.flatnonzero(tokenized.token_type_ids >= types) if types else beyond
+    if len(beyond):
+        raise InputError(
+            f"{source}: the text in data row {_place_of(tokenized, int(beyond[0]))} (counted from "
+            f"1) has token type {tokenized.token_type_ids[beyond[0]]}, the model has "
+            f"type_vocab_size={types}: use the tokenizer that belongs to the model"
+        )
+
+
+def _place_of(tokenized: Tokenized, token: int) -> int:
+    """The row, counted from 1, that a token of all is in."""
+    return int(np.searchsorted(tokenized.offsets, token, side="right"))
 
 
 def initial_params(model: Model, config: TrainConfig) -> Params:

@@ -15,7 +15,7 @@ from jaxbert.errors import InputError
 from jaxbert.models import split_model
 from jaxbert.models.encoder import segment_means
 from jaxbert.models.model import Model
-from jaxbert.training.assemble import check_max_length
+from jaxbert.training.assemble import check_max_length, check_token_ids
 from jaxbert.training.config import POOLINGS
 from jaxbert.training.engines import Compiled, make_engine
 from jaxbert.training.predictor import as_examples, run_batches
@@ -44,7 +44,8 @@ def embed(
     """A vector for each text, from a model such as `AutoModel` gives; see `make_embed_step`.
 
     Raises:
-      InputError: `max_length` is more than the model has positions for; bad settings.
+      InputError: `max_length` is more than the model has positions for; a token that it has no
+        row for; bad settings.
 
     Example:
       >>> from transformers import BertTokenizer
@@ -62,7 +63,9 @@ def embed(
         raise InputError(f"pooling={pooling!r}: this model has no pooler; take 'mean' or 'first'")
     engine = make_engine(parallel, mesh)
     graphdef, params = split_model(model)
-    tokenized = tokenize(as_examples(texts), tokenizer, max_length)
+    examples = as_examples(texts)
+    tokenized = tokenize(examples, tokenizer, max_length)
+    check_token_ids(model.config, tokenized, examples.source, tokenizer)
     step = make_embed_step(graphdef, pooling=pooling, normalize=normalize, shard=engine.shard)
     batches = Batches(tokenized, batch_size, max_length=max_length, row_multiple=engine.parts)
     results, _ = run_batches(Compiled(step, engine), engine.put_state(params), batches)

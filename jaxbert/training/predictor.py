@@ -23,7 +23,12 @@ from jaxbert.models import merge_model, split_model
 from jaxbert.models.model import Model
 from jaxbert.tasks import Task, choose_task
 from jaxbert.tasks.task import Results
-from jaxbert.training.assemble import ProgramCache, check_max_length, kept_programs
+from jaxbert.training.assemble import (
+    ProgramCache,
+    check_max_length,
+    check_token_ids,
+    kept_programs,
+)
 from jaxbert.training.engines import Compiled, Engine, make_engine
 from jaxbert.training.step import Params, make_eval_step
 
@@ -123,8 +128,14 @@ class Predictor:
         return self.run(self.params, self.batches(as_examples(texts)))[0]
 
     def encode(self, examples: Examples) -> Tokenized:
-        """Token ids of the examples."""
-        return self.task.encode(examples, self.tokenizer, self.max_length, self._cache_dir)
+        """Token ids of the examples.
+
+        Raises:
+          InputError: there is a token that the model has no row for.
+        """
+        encoded = self.task.encode(examples, self.tokenizer, self.max_length, self._cache_dir)
+        check_token_ids(self.config, encoded, examples.source, self.tokenizer)
+        return encoded
 
     def batches(self, examples: Examples, *, shuffle: bool = False, seed: int = 0) -> Batches:
         """The batches of the examples, in their order or, with `shuffle`, in one by the seed."""

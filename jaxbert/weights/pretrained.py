@@ -95,7 +95,8 @@ class PretrainedMixin:
         Raises:
           OSError: there is no such directory or repository, or it is no model.
           InputError: a file is unreadable, the configuration is refused, or the tensors do not fit
-            it: all missing, unexpected and misshapen ones, with both shapes.
+            it: all missing, unexpected and misshapen ones, with both shapes; or one holds numbers
+            that are not finite.
 
         Reference: transformers' `PreTrainedModel.from_pretrained`; unlike it, an encoder that is
         incomplete is an error, and so is a decoder that differs from the word embedding.
@@ -160,7 +161,7 @@ def load_pretrained(
         raise InputError(f"{directory}: {error}") from None
     drawn = _draw(build, shapes.keys() - found.keys())
     read = {
-        row.ours: _read(row, found[row.ours], shapes[row.ours].dtype)
+        row.ours: _read(row, found[row.ours], shapes[row.ours].dtype, directory)
         for row in rows
         if row.ours in found
     }
@@ -308,10 +309,20 @@ def _misfits(
     return problems
 
 
-def _read(row: Rename, tensor: StoredTensor, dtype: Any) -> jax.Array:
-    # Cast by numpy, tensor by tensor: jax would not take float64. Copied, so that the buffer is
-    # jax's own and may be donated.
-    return jnp.array(row.turn(tensor.read()).astype(dtype, copy=False))
+def _read(row: Rename, tensor: StoredTensor, dtype: Any, directory: Path) -> jax.Array:
+    # Cast by numpy, tensor by tensor: jax would not take float64. What the cast overflows is named.
+    with np.errstate(over="ignore"):
+        values = row.turn(tensor.read()).astype(dtype, copy=False)
+    bad = values.size - np.count_nonzero(np.isfinite(values))
+    if bad:
+        raise InputError(
+            f"{directory}: {bad} of the {values.size} numbers of {tensor.name}, as {values.dtype}, "
+            "are no finite numbers (nan or inf): the training that wrote it has diverged or the "
+            "file is damaged; fetch or train the model again, or load it with "
+            "param_dtype='float32' if it was not"
+        )
+    # Copied, so that the buffer is jax's own and may be donated.
+    return jnp.array(values)
 
 
 def _draw(build: Callable[[], Any], paths: set[str]) -> dict[str, jax.Array]:

@@ -220,3 +220,15 @@ def test_the_copies_of_an_old_save_are_folded(tmp_path):
     assert (report.initialized, report.unused) == ((), ())
     ours.save_pretrained(tmp_path)
     assert_same_state(load_torch("BertForMaskedLM", tmp_path), theirs)
+
+
+@pytest.mark.parametrize("task", ["BertModel", "BertForMaskedLM", "BertForSequenceClassification"])
+def test_a_resized_vocabulary_loads_in_pytorch(tmp_path, task):
+    model = getattr(models, task)(our_config(task), rngs=nnx.Rngs(0)).resize_token_embeddings(37)
+    model.save_pretrained(tmp_path)
+    theirs = getattr(transformers, task).from_pretrained(tmp_path).eval()
+    assert theirs.get_input_embeddings().weight.shape == (37, 12)
+    ids = np.array([[1, 36, 30, 2]])
+    with torch.no_grad():
+        wanted = theirs(torch.tensor(ids))[0].numpy()
+    np.testing.assert_allclose(jax.tree.leaves(model(ids))[0], wanted, atol=1e-5)

@@ -1,5 +1,8 @@
 """Embeddings and predictions, against the model run on one text at a time."""
 
+import copy
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -8,7 +11,8 @@ from flax import nnx
 from tolerance import assert_close, network_terms
 
 from jaxbert import cpu
-from jaxbert.data import Batches, tokenize
+from jaxbert.data import Batches, Examples, tokenize
+from jaxbert.errors import InputError
 from jaxbert.models import BertForTokenClassification, split_model
 from jaxbert.tasks import TEXT_CLASSIFICATION, TEXT_REGRESSION
 from jaxbert.tasks.text_classification import probabilities
@@ -174,3 +178,53 @@ def test_one_string_is_not_a_list_of_texts(tokenizer):
     ):
         with pytest.raises(ValueError, match=r"texts='a good film' is one text"):
             read("a good film")
+
+
+@pytest.fixture
+def added(tokenizer):
+    """The tokenizer with two more tokens than the model has rows."""
+    more = copy.deepcopy(tokenizer)
+    more.add_tokens(["zebra", "okapi"])
+    return more
+
+
+MORE = Examples((*tiny.TEXTS[:3], "a good okapi", "a zebra"), source="zoo.csv")
+BEYOND = (
+    r"zoo\.csv: the text in data row 4 \(counted from 1\) has token id 34 \('okapi'\), the model's "
+    r"vocabulary has 33 tokens: .*--resize-token-embeddings.*resize_token_embeddings\(35\)"
+)
+
+
+def test_a_token_beyond_the_vocabulary_is_named_before_anything_is_computed(added):
+    labels = np.array([1, 0, 1, 1, 0], np.int32)
+    labelled = dataclasses.replace(
+        MORE, labels=labels, label_names=("bad", "good"), task="text-classification"
+    )
+    predictor = Predictor(tiny.model(), added, max_length=16)
+    for use in (
+        lambda: predictor.predict(MORE),
+        lambda: predictor.logits(MORE),
+        lambda: predictor.evaluate(labelled),
+        lambda: embed(tiny.encoder(), added, MORE, max_length=16),
+        lambda: tiny.trainer(added, labelled),
+        lambda: tiny.trainer(added, evaluation=labelled),
+    ):
+        with pytest.raises(InputError, match=BEYOND):
+            use()
+
+
+def test_with_rows_for_them_they_are_tokens_like_others(added):
+    predictor = Predictor(tiny.model().resize_token_embeddings(35), added, max_length=16)
+    assert np.isfinite(predictor.logits(MORE)).all()
+    vectors = embed(tiny.encoder().resize_token_embeddings(35), added, MORE, max_length=16)
+    assert np.isfinite(vectors).all()
+
+
+def test_a_token_type_that_the_model_has_not_is_named(tokenizer):
+    pairs = Examples(("a film", "good"), ("dull", "bad"), source="pairs.csv")
+    model = tiny.model(type_vocab_size=1)
+    with pytest.raises(
+        InputError, match=r"pairs\.csv: .* row 1 .*token type 1, the model has type"
+    ):
+        Predictor(model, tokenizer, max_length=16).predict(pairs)
+    assert len(Predictor(model, tokenizer, max_length=16).predict(["a film"])) == 1

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from hf_files import CONFIG, LAYERS, C, D, V, hf_tensors, with_copied_decoder, write
 
+from jaxbert.errors import InputError
 from jaxbert.models import BertConfig, BertForMaskedLM, BertForSequenceClassification, BertModel
 from jaxbert.weights.pretrained import load_pretrained, model_directory
 
@@ -150,3 +151,26 @@ def test_of_a_hub_repository_one_format_is_fetched_the_first_that_is_there(tmp_p
 def test_a_revision_of_a_directory_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"revision='main' is for the hub, and .* is a directory"):
         model_directory(tmp_path, "main")
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_numbers_that_are_not_finite_are_named_by_their_tensor(tmp_path, bad):
+    tensors = hf_tensors("BertModel")
+    tensors["encoder.layer.1.output.dense.weight"][3, 2:4] = bad
+    source = write(tmp_path, "BertModel", tensors)
+    with pytest.raises(InputError, match=r"2 of the 96 numbers of encoder\.layer\.1\.output\.den"):
+        BertModel.from_pretrained(source)
+
+
+def test_so_are_numbers_that_the_chosen_type_cannot_hold(tmp_path):
+    tensors = hf_tensors("BertModel")
+    tensors["pooler.dense.bias"][0] = 1e5
+    source = write(tmp_path, "BertModel", tensors)
+    assert float(BertModel.from_pretrained(source).pooler.bias[...][0]) == 1e5
+    with pytest.raises(InputError, match=r"pooler\.dense\.bias, as float16, .*param_dtype='float3"):
+        BertModel.from_pretrained(source, param_dtype="float16")
+
+
+def test_a_tensor_that_nobody_uses_may_hold_anything(tmp_path):
+    tensors = hf_tensors("BertModel") | {"cls.predictions.bias": np.full(V, np.nan, np.float32)}
+    BertModel.from_pretrained(write(tmp_path, "BertModel", tensors))
