@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jaxbert.cli.options import FindOptions, InferOptions
+from jaxbert.cli.options import EmbedOptions, FindOptions, InferOptions
 from jaxbert.errors import InputError
 
 if TYPE_CHECKING:
@@ -113,15 +113,31 @@ def make_predictor(options: InferOptions) -> Predictor:
     return predictor
 
 
-def load_encoder(options: InferOptions) -> tuple[Any, Any]:
-    """(a model without a head, its tokenizer)."""
+def embed(options: EmbedOptions, texts: Examples) -> Any:
+    """[N, D]: a vector for each text, from a model without its head."""
     from jaxbert.data import load_tokenizer
     from jaxbert.models import AutoModel
+    from jaxbert.training import embedding
 
     keep_compiled_programs()
     directory = find_model(options)
-    compute = dataclasses.asdict(options.compute)
-    return AutoModel.from_pretrained(directory, **compute), load_tokenizer(directory)
+    model = AutoModel.from_pretrained(directory, **dataclasses.asdict(options.compute))
+    tokenizer = load_tokenizer(directory)
+    length = options.max_length
+    if length is None:
+        length = embedding.own_max_length(model, tokenizer, directory)
+    training = dataclasses.replace(options.training, max_length=length)
+    return embedding.embed(
+        model,
+        tokenizer,
+        texts,
+        pooling=options.pooling,
+        normalize=options.normalize,
+        batch_size=training.batch_size,
+        max_length=training.max_length,
+        parallel=training.parallel,
+        mesh=training.mesh,
+    )
 
 
 def read_training_examples(options: FindOptions) -> Examples:

@@ -30,6 +30,7 @@ _FOREIGN = (
     "training.log_every",
     "training.optimizer",
 )
+_FOREIGN_TO_EMBED = (*_FOREIGN, "columns.label_column", "task", "training.max_length")
 
 
 def add_evaluate_flags(parser: flags.Parser) -> None:
@@ -50,7 +51,7 @@ def add_embed_flags(parser: flags.Parser) -> None:
     """Of `jaxbert embed`."""
     parser.usage = "%(prog)s [data] --model DIR_OR_ID --output FILE [flags]"
     _add_texts(parser)
-    flags.add_flags(parser, EmbedOptions, without=(*_FOREIGN, "columns.label_column", "task"))
+    flags.add_flags(parser, EmbedOptions, without=_FOREIGN_TO_EMBED)
     # As it was first spelled.
     parser.add_argument(
         "--normalise",
@@ -133,25 +134,12 @@ def embed(args: argparse.Namespace) -> None:
     """`jaxbert embed`."""
     import numpy as np
 
-    from jaxbert.training import embed as embed_texts
-
     options = resolve(EmbedOptions, vars(args))
     output = common.free_file(options.output, overwrite=options.overwrite)
     if output.suffix != ".npy":
         raise InputError(f"--output {output}: want a name that ends in .npy")
-    model, tokenizer = common.load_encoder(options)
     texts = common.read_texts(options, args.data)
-    vectors = embed_texts(
-        model,
-        tokenizer,
-        texts,
-        pooling=options.pooling,
-        normalize=options.normalize,
-        batch_size=options.training.batch_size,
-        max_length=options.training.max_length,
-        parallel=options.training.parallel,
-        mesh=options.training.mesh,
-    )
+    vectors = common.embed(options, texts)
     finite = np.isfinite(vectors).all(axis=1)
     if not finite.all():
         raise _not_finite(texts.source, int(finite.argmin()) + 1)

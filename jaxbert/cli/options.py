@@ -155,6 +155,11 @@ class EmbedOptions(InferOptions):
 
     pooling: str = _model("what stands for a text", default="mean", choices=POOLINGS)
     normalize: bool = _model("vectors of length 1", default=False)
+    max_length: int | None = setting(
+        "tokens kept of a text; left out, as the model's own files say",
+        default=None,
+        group="training",
+    )
     output: str = _run("the .npy file", metavar="FILE")
     overwrite: bool = _run("replace the file in --output", default=False)
 

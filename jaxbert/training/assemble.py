@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -17,9 +18,12 @@ from jaxbert.models.model import Model
 from jaxbert.optim import RatePlan
 from jaxbert.optim.layers import leaf_paths, reinitialized_paths
 from jaxbert.tasks import Task
+from jaxbert.training import distributed
 from jaxbert.training.config import TrainConfig
 from jaxbert.training.engines import Compiled, Engine, Programs
 from jaxbert.training.step import Params, TrainState, init_state, make_train_step
+
+logger = logging.getLogger("jaxbert")
 
 # {what a step depends on: its compiled programs}: those of steps that would compile to the same.
 ProgramCache = dict[Any, Programs]
@@ -153,6 +157,15 @@ def check_token_ids(
             f"1) has token type {tokenized.token_type_ids[beyond[0]]}, the model has "
             f"type_vocab_size={types}: use the tokenizer that belongs to the model"
         )
+
+
+def tell_what_is_cut(tokenized: Tokenized, source: str, max_length: int) -> None:
+    """A line of the logger "jaxbert" where texts of a data set lose their ends."""
+    if tokenized.truncated and distributed.is_first():
+        logger.warning(
+            "%s: %d of %d texts were cut to %d tokens",
+            source, tokenized.truncated, len(tokenized), max_length,
+        )  # fmt: skip
 
 
 def _place_of(tokenized: Tokenized, token: int) -> int:

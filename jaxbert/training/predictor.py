@@ -28,6 +28,7 @@ from jaxbert.training.assemble import (
     check_max_length,
     check_token_ids,
     kept_programs,
+    tell_what_is_cut,
 )
 from jaxbert.training.engines import Compiled, Engine, make_engine
 from jaxbert.training.step import Params, make_eval_step
@@ -128,13 +129,14 @@ class Predictor:
         return self.run(self.params, self.batches(as_examples(texts)))[0]
 
     def encode(self, examples: Examples) -> Tokenized:
-        """Token ids of the examples.
+        """Token ids of the examples; tells how many were cut.
 
         Raises:
           InputError: there is a token that the model has no row for.
         """
         encoded = self.task.encode(examples, self.tokenizer, self.max_length, self._cache_dir)
         check_token_ids(self.config, encoded, examples.source, self.tokenizer)
+        tell_what_is_cut(encoded, examples.source, self.max_length)
         return encoded
 
     def batches(self, examples: Examples, *, shuffle: bool = False, seed: int = 0) -> Batches:

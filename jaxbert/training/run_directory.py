@@ -20,7 +20,8 @@ from jaxbert.atomic import write_text
 from jaxbert.errors import InputError
 from jaxbert.training.config import SETTINGS
 from jaxbert.weights.directory import CONFIG
-from jaxbert.weights.formats import INDEX, SINGLE, read_json
+from jaxbert.weights.json_files import read_json
+from jaxbert.weights.writer import INDEX, SINGLE
 
 RUN, METRICS, EVENTS, CHECKPOINTS = "run.json", "metrics.jsonl", "tensorboard", "checkpoints"
 PREPARED = "prepared"  # status of a run without a step: nothing is lost by starting it again

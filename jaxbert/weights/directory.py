@@ -11,6 +11,7 @@ from jaxbert.weights.json_files import read_json
 from jaxbert.weights.readers import READERS
 
 CONFIG = "config.json"
+SENTENCES = "sentence_bert_config.json"  # of sentence-transformers: how it cuts its texts
 # Google's, beside a TensorFlow checkpoint. What their names begin with is the family, of which they
 # say nothing themselves; else they are as Hugging Face's.
 _GOOGLE_CONFIGS = ("bert_config.json",)
@@ -18,6 +19,7 @@ _GOOGLE_CONFIGS = ("bert_config.json",)
 # the directory is complete.
 _HUB_FILES = (
     CONFIG,
+    SENTENCES,
     *_GOOGLE_CONFIGS,
     "vocab.txt",
     "tokenizer.json",

@@ -13,10 +13,10 @@ from tolerance import assert_close, network_terms
 from jaxbert import cpu
 from jaxbert.data import Batches, Examples, tokenize
 from jaxbert.errors import InputError
-from jaxbert.models import BertForTokenClassification, split_model
+from jaxbert.models import BertConfig, BertForTokenClassification, BertModel, split_model
 from jaxbert.tasks import TEXT_CLASSIFICATION, TEXT_REGRESSION
 from jaxbert.tasks.text_classification import probabilities
-from jaxbert.training.embedding import embed, make_embed_step
+from jaxbert.training.embedding import embed, make_embed_step, own_max_length
 from jaxbert.training.engines import Compiled, JitEngine
 from jaxbert.training.predictor import Predictor, run_batches
 from jaxbert.training.step import make_eval_step
@@ -228,3 +228,51 @@ def test_a_token_type_that_the_model_has_not_is_named(tokenizer):
     ):
         Predictor(model, tokenizer, max_length=16).predict(pairs)
     assert len(Predictor(model, tokenizer, max_length=16).predict(["a film"])) == 1
+
+
+@pytest.mark.parametrize(
+    ("file", "limit", "wanted"),
+    [
+        ('{"max_seq_length": 9, "do_lower_case": false}', 12, 9),
+        ('{"max_seq_length": 99}', 12, 16),
+        ('{"max_seq_length": null}', 12, 12),
+        (None, 12, 12),
+        (None, 99, 16),
+        (None, int(1e30), 16),
+    ],
+)
+def test_a_models_own_length(tokenizer, tmp_path, file, limit, wanted):
+    own = copy.deepcopy(tokenizer)
+    own.model_max_length = limit
+    if file is not None:
+        (tmp_path / "sentence_bert_config.json").write_text(file)
+    assert own_max_length(tiny.encoder(), own, tmp_path) == wanted
+
+
+def test_without_a_word_it_is_the_default(tokenizer, tmp_path):
+    config = BertConfig(**(tiny.SHAPE | {"max_position_embeddings": 512}))
+    model = BertModel(config, rngs=nnx.Rngs(0))
+    assert own_max_length(model, tokenizer, tmp_path) == 128
+
+
+@pytest.mark.parametrize("value", ["[]", '{"max_seq_length": "9"}', '{"max_seq_length": 0}', "{"])
+def test_a_damaged_length_is_named(tokenizer, tmp_path, value):
+    (tmp_path / "sentence_bert_config.json").write_text(value)
+    with pytest.raises(InputError, match=r"sentence_bert_config\.json"):
+        own_max_length(tiny.encoder(), tokenizer, tmp_path)
+
+
+def test_what_is_cut_is_told_once_a_data_set(tokenizer, caplog):
+    predictor = Predictor(tiny.model(), tokenizer, max_length=5)
+    predictor.predict(["a good film", "a very good film", "a film of the plot and the end"])
+    assert caplog.messages == ["memory: 2 of 3 texts were cut to 5 tokens"]
+    embed(tiny.encoder(), tokenizer, ["a very good film"], max_length=5)
+    assert caplog.messages[1:] == ["memory: 1 of 1 texts were cut to 5 tokens"]
+    predictor.predict(["a film"])
+    assert len(caplog.messages) == 2
+    evaluation = dataclasses.replace(tiny.CLASSES, source="dev.csv")
+    tiny.trainer(tokenizer, evaluation=evaluation, max_length=5, epochs=2).fit()
+    assert [message for message in caplog.messages[2:] if "cut" in message] == [
+        "films.csv: 6 of 13 texts were cut to 5 tokens",
+        "dev.csv: 6 of 13 texts were cut to 5 tokens",
+    ]
