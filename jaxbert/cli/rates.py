@@ -87,6 +87,7 @@ def lr_find(args: argparse.Namespace) -> None:
         trainer = common.make_trainer(options, model, directory, train=train, config=seeded)
         return trainer.rate_losses(rates)
 
+    print(f"task {train.task}: {train.reason}")
     print(f"strategy {options.strategy}, {len(train)} examples, {args.steps} steps a rise")
     found = range_test(
         losses,

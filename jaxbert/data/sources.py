@@ -26,6 +26,7 @@ class Examples:
     texts, pairs: N strings each; pairs None for single texts.
     labels: [N] int32 indices into `label_names`, or [N] float32 for regression; None without.
     task: the name of the task that the labels are for; None without labels.
+    reason: why they are for that task, for people.
     source: where they came from, for messages.
 
     Example:
@@ -41,6 +42,7 @@ class Examples:
     label_names: tuple[str, ...] | None = None
     task: str | None = None
     source: str = "memory"
+    reason: str = ""
 
     def __len__(self) -> int:
         return len(self.texts)

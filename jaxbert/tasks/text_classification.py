@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -70,21 +70,45 @@ def load_examples(
     examples = texts_of(columns, name)
     if label_column is None:
         return examples
-    labels, names, task = _labels(columns["label_column"], label_names, task)
-    return dataclasses.replace(examples, labels=labels, label_names=names, task=task)
+    return dataclasses.replace(
+        examples, **_labels(columns["label_column"], label_names, task)._asdict()
+    )
 
 
-def _labels(
-    column: Column, label_names: Sequence[str] | None, task: str | None
-) -> tuple[np.ndarray, tuple[str, ...] | None, str]:
+class _Labels(NamedTuple):
+    """What `Examples` say of their labels."""
+
+    labels: np.ndarray
+    label_names: tuple[str, ...] | None
+    task: str
+    reason: str
+
+
+def _labels(column: Column, label_names: Sequence[str] | None, task: str | None) -> _Labels:
     texts, where = _label_texts(*column), column.where
-    if task is None:
-        decimal = any(_NUMBER.fullmatch(t) and not _INTEGER.fullmatch(t) for t in texts)
-        task = REGRESSION if decimal and not label_names else CLASSIFICATION
+    task, reason = (task, "as asked for") if task else _decide(texts, where, bool(label_names))
     if task == REGRESSION:
-        return _numbers(texts, where), None, task
+        return _Labels(_numbers(texts, where), None, task, reason)
     names = tuple(label_names) if label_names else _class_names(texts, where)
-    return _class_indices(texts, names, where), names, task
+    return _Labels(_class_indices(texts, names, where), names, task, reason)
+
+
+def _decide(texts: list[str], where: str, named: bool) -> tuple[str, str]:
+    """(the task that labels are for, why)."""
+    if named:
+        return CLASSIFICATION, "the classes' names are given"
+    numbers = [_NUMBER.fullmatch(text) is not None for text in texts]
+    decimal = [i for i, text in enumerate(texts) if numbers[i] and not _INTEGER.fullmatch(text)]
+    if not decimal:
+        kind = "whole numbers" if all(numbers) else "names"
+        return CLASSIFICATION, f"{where} holds {kind}"
+    reason = (
+        f"{where} holds numbers with a decimal point, {texts[decimal[0]]} in data row "
+        f"{decimal[0] + 1} for one"
+    )
+    if all(numbers) and all(float(text).is_integer() for text in texts):
+        reason += f"; they are whole, task {CLASSIFICATION} makes classes of them"
+    return REGRESSION, reason
 
 
 def _label_texts(values: list[Any], where: str) -> list[str]:
@@ -95,6 +119,11 @@ def _label_texts(values: list[Any], where: str) -> list[str]:
     texts = [_label_text(value) for value in values]
     missing = [i for i, text in enumerate(texts) if not text]
     refuse(where, "no label", missing, "fill or delete it, or leave the label column out")
+    # What spreadsheets and pandas write where there is nothing.
+    nothing = [i for i, text in enumerate(texts) if text.lower() == "nan"]
+    shown = repr(texts[nothing[0]]) if nothing else ""
+    remedy = "fill or delete it, or give the class another name if it is one"
+    refuse(where, f"{shown}, which stands for no label,", nothing, remedy)
     return texts
 
 

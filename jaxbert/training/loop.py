@@ -11,27 +11,27 @@ import dataclasses
 import itertools
 import logging
 import math
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from types import MappingProxyType
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from jaxbert.data import Batches, Prefetch
-from jaxbert.errors import DivergedError, Interrupted, Preempted
+from jaxbert.errors import DivergedError, Preempted
 from jaxbert.optim.schedules import Schedule
 from jaxbert.training import distributed
 from jaxbert.training.checkpoint import Checkpoints
 from jaxbert.training.config import TrainConfig
 from jaxbert.training.engines import Compiled
+from jaxbert.training.interruption import Interruption
 from jaxbert.training.record import Log
-from jaxbert.training.step import Params, TrainState, all_finite
+from jaxbert.training.step import Params, TrainState, global_norm
 
 logger = logging.getLogger("jaxbert")
+
+_GROWTH = 1000.0  # of the parameters' norm over a run: more is no training
 
 
 @dataclasses.dataclass
@@ -118,14 +118,18 @@ class Loop:
         self.compiled, self._batches = compiled, batches
         self._rates = _table(rates, self.total_steps)
         self._evaluation, self._checkpoints, self._show = evaluation, checkpoints, show
-        self._interruption = _Interruption()
+        self._interruption = Interruption()
         self._unchecked: tuple[int, dict[str, Any]] | None = None
+        self._first_size = global_norm(state.params)
 
     def restore(self) -> None:
         """Goes where the newest checkpoint is; stays at the beginning where there is none."""
         if self._checkpoints is not None and self._checkpoints.latest is not None:
             self.state, notes = self._checkpoints.restore(self.state)
             self.progress = Progress(**notes["progress"])
+            logger.info("resumes after step %d of %d", self.progress.step, self.total_steps)
+        else:
+            logger.info("no checkpoint has been written yet: the run begins at its first step")
 
     def run(self, record: Log) -> None:
         """Trains until all epochs are done or patience is over.
@@ -147,6 +151,7 @@ class Loop:
                 self._evaluate()
             while not self._is_over():
                 self._epoch(bar)
+            self._check_params()
 
     def losses(self, rates: Iterable[Mapping[str, np.float32]]) -> list[float]:
         """The loss of each step under these learning rates, ending with one that is not finite.
@@ -283,6 +288,21 @@ class Loop:
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise self._diverged(f"step {step}: loss {loss}, gradient norm {norm}")
 
+    def _check_params(self) -> None:
+        """Of the present parameters: the loss of a step is of those before it.
+
+        A rate far too high can leave numbers that are finite and no model; no training that does
+        anything makes the parameters a thousand times as large.
+        """
+        size = global_norm(self.state.params)
+        if not math.isfinite(size):
+            raise self._diverged(f"step {self.progress.step}: parameters are not finite")
+        if size > _GROWTH * self._first_size:
+            raise self._diverged(
+                f"step {self.progress.step}: the parameters are {size / self._first_size:.1e} "
+                "times as large as before the first step"
+            )
+
     def _diverged(self, what: str) -> DivergedError:
         latest = None if self._checkpoints is None else self._checkpoints.latest
         kept = "" if latest is None else f"; the checkpoint of step {latest} is kept"
@@ -296,9 +316,7 @@ class Loop:
             return
         if self._unchecked is not None:
             self._check_finite(*self._unchecked)
-        # The loss is of the parameters before the step; what is saved is those after it.
-        if not all_finite(self.state.params):
-            raise self._diverged(f"step {self.progress.step}: parameters are not finite")
+        self._check_params()
         notes = {
             "progress": dataclasses.asdict(self.progress),
             "config": dataclasses.asdict(self.config),
@@ -349,45 +367,3 @@ class _Window:
         start = time.perf_counter()
         yield
         self._start += time.perf_counter() - start
-
-
-class _Interruption:
-    """Turns Ctrl-C and SIGTERM into a request that the loop grants between two steps.
-
-    A second one is final. `asked` is what the loop then raises, None before.
-    """
-
-    _MEANING: Mapping[signal.Signals, type[KeyboardInterrupt]] = MappingProxyType(
-        {signal.SIGINT: Interrupted, signal.SIGTERM: Preempted}
-    )
-
-    def __init__(self) -> None:
-        self.asked: type[KeyboardInterrupt] | None = None
-        self._at_once = False
-        self._previous: dict[signal.Signals, Any] = {}
-
-    def __enter__(self) -> Self:
-        # Several processes must agree on the step: `distributed` listens for SIGTERM, and Ctrl-C
-        # ends a process at once, and with it the others.
-        if jax.process_count() == 1 and threading.current_thread() is threading.main_thread():
-            self._previous = {sign: signal.signal(sign, self._ask) for sign in self._MEANING}
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        for sign, handler in self._previous.items():
-            signal.signal(sign, handler)
-
-    def _ask(self, sign: int, *_: Any) -> None:
-        final = self._at_once or self.asked is not None
-        self.asked = self._MEANING[signal.Signals(sign)]
-        if final:
-            raise self.asked
-
-    @contextlib.contextmanager
-    def at_once(self) -> Iterator[None]:
-        """Inside, nothing would be lost: the first signal is final."""
-        self._at_once = True
-        try:
-            yield
-        finally:
-            self._at_once = False

@@ -56,6 +56,11 @@ def describe_data(examples: Mapping[str, Examples | None], stats: BatchStats) ->
     }
 
 
+def as_json(value: Any) -> Any:
+    """As it will be read again: tuples are lists, keys are texts."""
+    return json.loads(json.dumps(value))
+
+
 class Log(Protocol):
     """What a loop tells what it does: a `Record`, or another file of a run."""
 

@@ -121,9 +121,11 @@ def check_same(output: Path, now: Mapping[str, Any]) -> None:
       now: as in run.json: "config", "compute", "model_config", "data".
 
     Raises:
-      FileNotFoundError: there is no run; InputError: it differs, and in what.
+      FileNotFoundError: there is no run; InputError: it differs, and in what, or its checkpoints
+        are gone.
     """
-    run = read_run(place_of(output))
+    place = place_of(output)
+    run = read_run(place)
     differ = [
         key
         for part in ("config", "compute", "model_config")
@@ -139,6 +141,19 @@ def check_same(output: Path, now: Mapping[str, Any]) -> None:
         raise InputError(
             f"output {output} holds a run that differs in {', '.join(differ)}; resume it as it "
             "was, or start another in another directory"
+        )
+    _check_checkpoints(place, run)
+
+
+def _check_checkpoints(place: Path, run: Mapping[str, Any]) -> None:
+    """That a run which had checkpoints has them: to begin anew without a word would lose it."""
+    folder, metrics = place / CHECKPOINTS, place / METRICS
+    begun = metrics.is_file() and metrics.stat().st_size > 0
+    found = folder.is_dir() and any(path.name.isdecimal() for path in folder.iterdir())
+    if not found and ((begun and not folder.is_dir()) or run.get("status") == "finished"):
+        raise InputError(
+            f"{folder} is gone, and with it all that the run has learned: put it back, or train "
+            "again with --overwrite"
         )
 
 

@@ -198,14 +198,15 @@ def _split_rows(batch: Batch, count: int) -> Batch:
     return {name: rows.reshape(count, -1, *rows.shape[1:]) for name, rows in batch.items()}
 
 
-def all_finite(params: Params) -> bool:
-    """Whether there is neither infinity nor NaN in any parameter."""
-    return bool(_all_finite(params))
+def global_norm(params: Params) -> float:
+    """The Euclidean norm of all parameters; not finite where one of them is not, or is enormous."""
+    return float(_global_norm(params))
 
 
 @jax.jit
-def _all_finite(params: Params) -> Array:
-    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(params)]).all()
+def _global_norm(params: Params) -> Array:
+    squares = [jnp.square(leaf.astype(jnp.float32)).sum() for leaf in jax.tree.leaves(params)]
+    return jnp.sqrt(jnp.stack(squares).sum())
 
 
 def _accumulate(gradient: Callable[[Batch], Any], batch: Batch, count: int) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import json
+import logging
 import sys
 import time
 import weakref
@@ -29,6 +29,8 @@ from jaxbert.training.lock import RunLock
 from jaxbert.training.loop import Evaluation, Loop
 from jaxbert.training.predictor import Predictor
 from jaxbert.training.step import Params, cast
+
+logger = logging.getLogger("jaxbert")
 
 
 class Trainer:
@@ -99,6 +101,8 @@ class Trainer:
         show = sys.stderr.isatty() if progress is None else progress
         self._show = show and distributed.is_first()
         self.task = choose_task(task, model, train)
+        if train is not None and distributed.is_first():
+            logger.info("task %s: %s", self.task.name, train.reason or "as the model is made for")
         self._check(train, evaluation)
         self._model = _configured(model, self.task, train)
         self._metric = self.task.selection_metric(self.config.metric)
@@ -350,7 +354,7 @@ class Trainer:
             "model_config": self._model.config.to_hf(),
             "data": record.describe_data(self._examples, self._batches_for("a run").stats),
         }
-        return _as_json(identity)
+        return record.as_json(identity)
 
     def _describe(self, loop: Loop, status: str, started: float) -> dict[str, Any]:
         """Writes and returns the run's description."""
@@ -375,7 +379,7 @@ class Trainer:
             "seconds_waiting_for_data": round(loop.seconds_waited, 3),
             **record.environment(),
         }
-        run = _as_json(run)
+        run = record.as_json(run)
         directory = self.directory
         if directory is not None and distributed.is_first():
             run_directory.write_run(directory, run)
@@ -390,7 +394,3 @@ def _configured(model: Model, task: Task, train: Examples | None) -> Model:
     copy = merge_model(*split_model(model))
     copy.config = task.configured(model.config, train)
     return copy
-
-
-def _as_json(value: Any) -> Any:
-    return json.loads(json.dumps(value))

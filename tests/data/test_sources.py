@@ -164,3 +164,27 @@ def test_the_fingerprint_is_of_the_content():
         Examples(("ab", "c")),
     ]
     assert len({e.fingerprint for e in [base, *others]}) == len(others) + 1
+
+
+REASONS = [
+    (["a", "b"], {}, CLASSIFICATION, "dict of columns: column 'label' holds names"),
+    (["0", "1"], {}, CLASSIFICATION, "dict of columns: column 'label' holds whole numbers"),
+    (["a", "b"], {"label_names": ["b", "a"]}, CLASSIFICATION, "the classes' names are given"),
+    ([1, 0], {"task": REGRESSION}, REGRESSION, "as asked for"),
+    ([2, 0.5], {}, REGRESSION, "holds numbers with a decimal point, 0.5 in data row 2 for one"),
+    ([0.0, 1.0], {}, REGRESSION, "for one; they are whole, task text-classification makes classes"),
+]
+
+
+@pytest.mark.parametrize(("labels", "more", "task", "reason"), REASONS)
+def test_what_was_decided_and_why(labels, more, task, reason):
+    examples = _load(labels, **more)
+    assert examples.task == task
+    assert reason in examples.reason
+
+
+@pytest.mark.parametrize("label", ["nan", "NaN", " NAN "])
+def test_a_label_that_stands_for_none_is_refused(label):
+    message = r"has 'nan', which stands for no label, in data row 2 .*: fill or delete it, or give"
+    with pytest.raises(ValueError, match=f"(?i){message}"):
+        _load(["a", label, "b"])

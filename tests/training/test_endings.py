@@ -253,3 +253,29 @@ def test_an_evaluation_that_is_not_finite_stops_the_run(tokenizer, tmp_path, mon
     with pytest.raises(DivergedError, match="evaluation after step 3: loss nan"):
         trainer.fit()
     assert tiny.run_json(tmp_path / "out")["status"] == "diverged"
+
+
+@pytest.mark.parametrize("evaluation", [None, CLASSES])
+@pytest.mark.parametrize("output", [None, "out"])
+def test_weights_that_are_finite_and_no_model_are_no_success(
+    tokenizer, tmp_path, evaluation, output
+):
+    """A rate at which the loss stays a number, and the weights grow without bound."""
+    high = OptimizerConfig(optimizer="sgd", learning_rate=1e4, clip_norm=1.0, schedule="constant")
+    where = output and tmp_path / output
+    trainer = tiny.trainer(tokenizer, output=where, optimizer=high, evaluation=evaluation, epochs=1)
+    with pytest.raises(DivergedError, match=r"parameters are .*e\+.* times as large as before"):
+        trainer.fit()
+    if where:
+        assert tiny.run_json(where)["status"] == "diverged"
+
+
+def test_a_rate_that_is_only_bad_is_no_divergence(tokenizer):
+    bad = OptimizerConfig(learning_rate=1.0, schedule="constant")
+    assert tiny.trainer(tokenizer, optimizer=bad).fit()["status"] == "finished"
+
+
+def test_the_task_and_why_are_said_once(tokenizer, caplog):
+    caplog.set_level("INFO", "jaxbert")
+    tiny.trainer(tokenizer)
+    assert caplog.messages == ["task text-classification: as the model is made for"]

@@ -275,3 +275,27 @@ def test_a_checkpoint_of_another_optimizer_says_so(tokenizer, a_run):
     with pytest.raises(ValueError, match="checkpoint 4 does not fit this model and optimizer"):
         checkpoints.restore(plain)
     checkpoints.close()
+
+
+def test_a_run_that_has_lost_its_checkpoints_does_not_begin_anew(tokenizer, a_run, tmp_path):
+    for name, folder in (("gone", None), ("empty", "checkpoints")):
+        output = tmp_path / name
+        shutil.copytree(a_run, output)
+        shutil.rmtree(output / "checkpoints")
+        if folder:
+            (output / folder).mkdir()
+        before = contents(output)
+        with pytest.raises(InputError, match=r"checkpoints is gone, .*: put it back, or train ag"):
+            tiny.trainer(tokenizer, output=output, resume=True, epochs=1)
+        assert contents(output) == before
+
+
+def test_a_resumed_run_says_where_it_goes_on(tokenizer, a_run, tmp_path, caplog):
+    caplog.set_level("INFO", "jaxbert")
+    output = tmp_path / "out"
+    shutil.copytree(a_run, output)
+    tiny.trainer(tokenizer, output=output, resume=True, epochs=1).fit()
+    assert "resumes after step 4 of 4" in caplog.messages
+    tiny.trainer(tokenizer, output=tmp_path / "new", epochs=1)
+    tiny.trainer(tokenizer, output=tmp_path / "new", epochs=1, resume=True).fit()
+    assert any("the run begins at its first step" in message for message in caplog.messages)
