@@ -99,8 +99,12 @@ class AutoConfig:
         """Of a Hugging Face directory or hub id. Raises as `EncoderConfig.from_hf`, and OSError."""
         from jaxbert.weights.directory import model_directory
 
-        hf = _read_config(model_directory(source, revision))
-        return config_class(hf["model_type"]).from_hf(hf)
+        directory = model_directory(source, revision)
+        hf = _read_config(directory)
+        try:
+            return config_class(hf["model_type"]).from_hf(hf)
+        except InputError as error:
+            raise InputError(f"{directory}: {error}") from None
 
     @staticmethod
     def preset(name: str, **overrides: Any) -> EncoderConfig:

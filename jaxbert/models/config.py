@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple, Self
 
 from jaxbert.errors import InputError
+from jaxbert.settings import is_number
 
 ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu", "swish", "tanh")
 NORMS = ("post", "pre")
@@ -323,7 +324,9 @@ def _size_problems(config: EncoderConfig) -> list[str]:
     problems = [
         f"{name} must be a whole number of at least {least}, got {value!r}"
         for name, least in _SIZES.items()
-        if not isinstance(value := getattr(config, name), int) or value < least
+        if not isinstance(value := getattr(config, name), int)
+        or isinstance(value, bool)
+        or value < least
     ]
     if not problems and config.hidden_size % config.num_attention_heads:
         problems.append(
@@ -332,6 +335,9 @@ def _size_problems(config: EncoderConfig) -> list[str]:
         )
     if config.id2label is not None and len(config.id2label) != config.num_labels:
         problems.append(f"id2label has {len(config.id2label)} names for {config.num_labels=}")
+    pad = config.pad_token_id
+    if not problems and pad is not None and pad not in range(config.vocab_size):
+        problems.append(f"pad_token_id must be a token of the vocabulary, got {pad!r}")
     # A prediction says one probability for each name.
     equal = sorted(name for name, n in Counter(config.id2label or ()).items() if n > 1)
     if equal:
@@ -343,7 +349,7 @@ def _choice_problems(config: EncoderConfig) -> list[str]:
     problems = [
         f"{name} must be in [0, 1), got {rate!r}"
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout")
-        if (rate := getattr(config, name)) is not None and not 0 <= rate < 1
+        if (rate := getattr(config, name)) is not None and not (is_number(rate) and 0 <= rate < 1)
     ]
     choices = {
         "hidden_act": ACTIVATIONS,
@@ -354,6 +360,8 @@ def _choice_problems(config: EncoderConfig) -> list[str]:
     for name, allowed in choices.items():
         if (value := getattr(config, name)) not in allowed:
             problems.append(f"{name}={value!r} is not one of {', '.join(map(str, allowed))}")
-    if not config.layer_norm_eps > 0:
+    if not (is_number(config.layer_norm_eps) and config.layer_norm_eps > 0):
         problems.append(f"layer_norm_eps must be positive, got {config.layer_norm_eps!r}")
+    if not (is_number(config.initializer_range) and config.initializer_range >= 0):
+        problems.append(f"initializer_range must be 0 or more, got {config.initializer_range!r}")
     return problems

@@ -29,7 +29,7 @@ from jaxbert.training.step import (
     unsharded,
 )
 from jaxbert.weights.directory import SENTENCES
-from jaxbert.weights.formats import read_json
+from jaxbert.weights.json_files import read_json
 
 DEFAULT_LENGTH = 128
 _NO_LIMIT = 10**9  # what transformers gives a tokenizer that has none is far more

@@ -145,8 +145,17 @@ def load_pretrained(
     """`model_class.from_pretrained(...)`, and the report of what was initialized and unused."""
     directory = model_directory(source, revision)
     hf, tensors = read_config(directory), _open_tensors(directory, model_class.family)
-    config, aside = _choose_labels(model_class, hf, tensors, num_labels, labels)
+    try:
+        config, aside = _choose_labels(model_class, hf, tensors, num_labels, labels)
+    except InputError as error:
+        raise InputError(f"{directory}: {error}") from None
     options = model_class.compute_class(**compute)
+    layers = getattr(config, "num_hidden_layers", 0)
+    if layers > len(tensors):  # before they are built: a file can ask for any number
+        raise InputError(
+            f"{directory}: {CONFIG} has num_hidden_layers={layers}, the checkpoint only "
+            f"{len(tensors)} tensors: they do not belong together; fetch the model again"
+        )
 
     def build() -> Any:
         construct: Any = model_class  # a mixin has no constructor of its own
