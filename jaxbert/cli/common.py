@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -182,9 +183,21 @@ def _lines_of_input() -> tuple[str, ...]:
 
 def free_file(path: str, *, overwrite: bool) -> Path:
     """The path of a file to write, which must not be there already."""
+    check_place(path)
     if Path(path).exists() and not overwrite:
         raise FileExistsError(f"{path} is there already; add --overwrite to replace it")
     return Path(path)
+
+
+def check_place(path: str) -> None:
+    """OSError where no file can be written: now, and not after the work."""
+    if Path(path).is_dir():
+        raise IsADirectoryError(f"{path} is a directory; name a file")
+    folder = Path(path).parent
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{path} cannot be written: {folder} is no directory; make it")
+    if not os.access(folder, os.W_OK):
+        raise PermissionError(f"{path} cannot be written: {folder} does not let you")
 
 
 def check_finite(scores: Mapping[str, float], where: str) -> None:

@@ -47,6 +47,8 @@ def run(args: argparse.Namespace) -> None:
     # No strategy is planned for: what a step takes depends on the optimizer, not on its rates.
     optimizer = {"training.optimizer.optimizer": OptimizerConfig.optimizer}
     options = resolve(PlanOptions, optimizer | vars(args))
+    if options.json is not None:
+        common.check_place(options.json)
     config = common.read_config(options.model)
     if options.attention_dropout is not None:
         dropout = options.attention_dropout

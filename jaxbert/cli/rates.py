@@ -11,6 +11,7 @@ from typing import Any
 from jaxbert.cli import common, flags
 from jaxbert.cli.finetune import add_set_flag
 from jaxbert.cli.options import FindOptions, RateOptions, resolve
+from jaxbert.errors import InputError
 
 # A rise of the rate has a length of its own, evaluates nothing and writes nothing.
 _WITHOUT = (
@@ -59,6 +60,8 @@ def lr(args: argparse.Namespace) -> None:
     from jaxbert.optim import RatePlan, format_group_table, group_table
 
     options = resolve(RateOptions, vars(args))
+    if args.steps_per_epoch < 1:
+        raise InputError(f"--steps-per-epoch {args.steps_per_epoch}: want 1 at least")
     params = common.shapes_of_parameters(common.read_config(options.model))
     optimizer, per_epoch = options.training.optimizer, args.steps_per_epoch
     total = options.training.epochs * per_epoch
@@ -72,8 +75,9 @@ def lr(args: argparse.Namespace) -> None:
 
 def lr_find(args: argparse.Namespace) -> None:
     """`jaxbert lr-find`."""
-    from jaxbert.lab.range_test import describe, range_test
+    from jaxbert.lab.range_test import check_range, describe, range_test
 
+    check_range(args.lowest, args.highest, args.steps, args.repeats)
     common.keep_compiled_programs()
     options = resolve(FindOptions, _with_demo(vars(args)))
     train = common.read_training_examples(options)

@@ -136,10 +136,17 @@ def read(directory: str | Path) -> Study | Sweep:
       FileNotFoundError: neither is; InputError: files that are no journals, all of them named.
     """
     path = Path(directory)
-    if (path / STUDY).is_file():
-        return _read_study(path)
-    if (path / SWEEP).is_file():
-        return _read_sweep(path)
+    for name, read_it in ((STUDY, _read_study), (SWEEP, _read_sweep)):
+        if (path / name).is_file():
+            try:
+                return read_it(path)
+            except (KeyError, TypeError, AttributeError, ValueError) as error:
+                if isinstance(error, InputError):
+                    raise
+                raise InputError(
+                    f"{path / name} is not as lab run or lab sweep has written it ({error!r}): "
+                    "put it back"
+                ) from error
     raise FileNotFoundError(
         f"{directory} holds neither a study nor a sweep ({STUDY} and {SWEEP} are missing): "
         "make one with jaxbert lab run or jaxbert lab sweep"

@@ -51,6 +51,19 @@ class RangeTest(NamedTuple):
     sure: bool
 
 
+def check_range(lowest: float, highest: float, steps: int, repeats: int) -> None:
+    """InputError for arguments of `range_test` that make no range; all of them named."""
+    problems = []
+    if not 0 < lowest < highest < np.inf:
+        problems.append(f"{lowest=} and {highest=}: want 0 < lowest < highest")
+    if steps < 20:
+        problems.append(f"{steps=}: fewer than 20 show no shape")
+    if repeats < 1:
+        problems.append(f"{repeats=}: want 1 at least")
+    if problems:
+        raise InputError("; ".join(problems))
+
+
 def range_test(
     losses: Callable[[np.ndarray, int], Sequence[float]],
     *,
@@ -70,15 +83,7 @@ def range_test(
     Raises:
       InputError: bad arguments, all of them named.
     """
-    problems = []
-    if not 0 < lowest < highest:
-        problems.append(f"{lowest=} and {highest=}: want 0 < lowest < highest")
-    if steps < 20:
-        problems.append(f"{steps=}: fewer than 20 show no shape")
-    if repeats < 1:
-        problems.append(f"{repeats=}: want 1 at least")
-    if problems:
-        raise InputError("; ".join(problems))
+    check_range(lowest, highest, steps, repeats)
     rates = np.geomspace(lowest, highest, steps)
     rises = tuple(analyse(rates, losses(rates, seed)) for seed in range(repeats))
     found = [rise.steepest for rise in rises if rise.steepest is not None]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -50,6 +51,8 @@ def parse_sizes(names: Sequence[str], epochs: Sequence[int]) -> tuple[Size, ...]
         raise InputError(f"train sizes {', '.join(bad)}: want {FULL}, or a number of examples")
     if len(epochs) not in (1, len(names)):
         raise InputError(f"{len(epochs)} numbers of epochs for {len(names)} train sizes")
+    if min(epochs) < 1:
+        raise InputError(f"epochs {', '.join(map(str, epochs))}: want 1 at least")
     each = epochs if len(epochs) == len(names) else [epochs[0]] * len(names)
     return tuple(
         Size(None if name == FULL else int(name), count)
@@ -96,8 +99,8 @@ class Study:
                 f"seeds={self.seeds} must be one at least, and not those of the grid "
                 f"({self.grid_seeds})"
             )
-        if any(rate <= 0 for rate in self.rates):
-            problems.append(f"grid rates={self.rates} must be positive")
+        if not all(0 < rate < math.inf for rate in self.rates):
+            problems.append(f"grid rates={self.rates} must be positive numbers")
         if problems:
             raise InputError("study: " + "; ".join(problems))
 
@@ -196,8 +199,13 @@ class Sweep:
 
     def __post_init__(self) -> None:
         for name in ("rates", "decays", "seeds"):
-            if not getattr(self, name):
-                raise InputError(f"sweep: {name} must be one at least")
+            values = getattr(self, name)
+            if not values or len(set(values)) < len(values):
+                raise InputError(f"sweep: {name}={values} must be different, and one at least")
+        if not all(0 < rate < math.inf for rate in self.rates):
+            raise InputError(f"sweep: rates={self.rates} must be positive numbers")
+        for decay in self.decays:  # now, and not when their turn comes
+            self.strategy.config(layer_decay=decay)
 
 
 def run_sweep(laboratory: Laboratory, sweep: Sweep, directory: Path, *, show: bool) -> None:
