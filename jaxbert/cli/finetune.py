@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from jaxbert.atomic import write_text
 from jaxbert.cli import common, flags
 from jaxbert.cli.options import FinetuneOptions, resolve
+from jaxbert.errors import InputError
 from jaxbert.training.config import SETTINGS
 
 if TYPE_CHECKING:
@@ -70,6 +71,8 @@ def add_demo_flags(parser: flags.Parser) -> None:
 def run(args: argparse.Namespace) -> None:
     """`jaxbert finetune`."""
     config = args.config
+    if args.resume and args.overwrite:
+        raise InputError("--overwrite and --resume exclude each other: give one of them")
     if args.resume and not config and getattr(args, "output", None):
         from jaxbert.training.run_directory import place_of
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
+from jaxbert.errors import InputError
 from jaxbert.settings import Kind, fields_of, kind_of, part_of
 
 # The headings of `--help`, in its order: those of `settings.setting(group=...)`.
@@ -21,9 +23,27 @@ class Parser(argparse.ArgumentParser):
         super().__init__(**options)
         self._sections = {title: self.add_argument_group(title) for title in GROUPS}
 
+    def error(self, message: str) -> NoReturn:
+        """One line instead of the usage, and the end."""
+        name, command = visible(message), self.prog
+        print(f"jaxbert: {name}; see {command} --help", file=sys.stderr)
+        raise SystemExit(InputError.status)
+
     def section(self, title: str) -> argparse._ArgumentGroup:
         """What to add a flag to that shall stand under this heading."""
         return self._sections[title]
+
+
+def visible(text: str) -> str:
+    """With what would steer a terminal, or turn the order of letters around, spelled out.
+
+    Example:
+      >>> print(visible("a\\x1b[31mred"))
+      a\\x1b[31mred
+    """
+    return "".join(
+        c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text
+    )
 
 
 @dataclasses.dataclass(frozen=True)

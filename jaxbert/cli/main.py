@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from jaxbert.cli import finetune, infer, lab, plan, rates
-from jaxbert.cli.flags import Parser
+from jaxbert.cli.flags import Parser, visible
 from jaxbert.cpu import restart_with_allocator
 from jaxbert.errors import InputError, Interrupted, JaxbertError, LostProcessError, Preempted
 from jaxbert.training.config import SETTINGS
@@ -21,7 +21,9 @@ Run = Callable[[argparse.Namespace], None]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status, see `jaxbert.errors`."""
-    args = make_parser().parse_args(argv)
+    args, rest = make_parser().parse_known_args(argv)
+    if rest:
+        args.parser.error(f"unknown: {' '.join(rest)}")
     if argv is None:
         restart_with_allocator("jaxbert", sys.argv[1:])
     _prepare()
@@ -82,7 +84,7 @@ def _add(
 ) -> None:
     parser = commands.add_parser(name, help=about, description=about)
     add_flags(parser)
-    parser.set_defaults(command=run)
+    parser.set_defaults(command=run, parser=parser)
 
 
 def _guarded(args: argparse.Namespace) -> int:
@@ -115,12 +117,20 @@ def _hint(args: argparse.Namespace) -> str:
 
 
 def _complain(message: str, status: int) -> int:
-    print(f"jaxbert: {message}", file=sys.stderr)
+    print(f"jaxbert: {visible(message)}", file=sys.stderr)
     return status
+
+
+def _make_visible(record: logging.LogRecord) -> bool:
+    """Of a line of the log: names of files and columns are others' to choose."""
+    record.msg, record.args = visible(record.getMessage()), ()
+    return True
 
 
 def _prepare() -> None:
     """Logging, and libraries that would talk."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(_make_visible)
     logging.getLogger("jaxbert").setLevel(logging.INFO)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

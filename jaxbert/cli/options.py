@@ -225,6 +225,16 @@ def resolve(cls: type[T], args: Mapping[str, Any], config: str | Path | None = N
     Raises:
       InputError: unknown keys, missing or bad values: of the file, the flags, the strategy.
     """
+    try:
+        return _resolve(cls, args, config)
+    except InputError as error:
+        if config is None or str(config) in str(error):
+            raise
+        over = ", with the flags over it" if flags.given(cls, args) or args.get("set") else ""
+        raise InputError(f"{config}{over}: {error}") from None
+
+
+def _resolve(cls: type[T], args: Mapping[str, Any], config: str | Path | None) -> T:
     given = _from_command_line(cls, args)
     settings = _modern(cls, _read_file(Path(config))) if config else {}
     if "strategy" in given and isinstance(settings.get("training"), dict):
@@ -277,7 +287,7 @@ def _from_command_line(cls: type[Any], args: Mapping[str, Any]) -> dict[str, Any
     settings = flags.given(cls, args)
     for assignment in args.get("set") or ():
         place, equals, value = assignment.partition("=")
-        if not equals:
+        if not (equals and place):
             raise InputError(f"--set {assignment}: want PLACE=VALUE")
         put: Any = _parse_value(value)
         for name in reversed(place.split(".")):
@@ -313,7 +323,7 @@ def _read_file(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
         settings = json.loads(text) if kind == "JSON" else tomllib.loads(text)
-    except (UnicodeDecodeError, json.JSONDecodeError, tomllib.TOMLDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is no {kind} file: {error}") from error
     if not isinstance(settings, dict):
         raise InputError(f"{path}: want settings by name, got {type(settings).__name__}")

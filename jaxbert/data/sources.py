@@ -107,6 +107,11 @@ def read_columns(
     """
     table, name = read_table(source, split)
     named = {argument: column for argument, column in wanted.items() if column is not None}
+    twice = [a for a, column in named.items() if list(named.values()).count(column) > 1]
+    if twice:
+        raise InputError(
+            f"{name}: {' and '.join(twice)} are both {named[twice[0]]!r}: name different columns"
+        )
     _check_columns(table, named, name)
     found = {
         argument: Column(_as_list(table[column]), f"{name}: column {column!r}")

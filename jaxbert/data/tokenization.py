@@ -205,7 +205,13 @@ def _encode(examples: Examples, backend: Any) -> Tokenized:
         inputs = list(zip(examples.texts, examples.pairs, strict=True))
     ids, types, lengths, truncated = [], [], [], 0
     for start in range(0, len(inputs), _CHUNK):
-        encodings = backend.encode_batch_fast(inputs[start : start + _CHUNK])
+        try:
+            encodings = backend.encode_batch_fast(inputs[start : start + _CHUNK])
+        except Exception as error:  # the library has no class for it: no [UNK], for one
+            raise InputError(
+                f"{examples.source}: the tokenizer cannot encode a text ({error}): mend its "
+                "vocabulary, or take the one that belongs to the model"
+            ) from error
         ids.append(_flat(e.ids for e in encodings))
         types.append(_flat(e.type_ids for e in encodings))
         lengths += [len(e) for e in encodings]

@@ -138,7 +138,12 @@ def _numbers(texts: list[str], where: str) -> np.ndarray:
     bad = [i for i, text in enumerate(texts) if not _NUMBER.fullmatch(text)]
     shown = repr(texts[bad[0]]) if bad else ""
     refuse(where, f"{shown} where decimals elsewhere make it a regression target,", bad, "mend it")
-    return np.array([float(text) for text in texts], np.float32)
+    values = [float(text) for text in texts]
+    largest = float(np.finfo(np.float32).max)
+    far = [i for i, value in enumerate(values) if abs(value) > largest]
+    shown = texts[far[0]] if far else ""
+    refuse(where, f"{shown}, which is beyond what 32 bits hold,", far, "mend or scale it")
+    return np.array(values, np.float32)
 
 
 def _class_names(texts: list[str], where: str) -> tuple[str, ...]:

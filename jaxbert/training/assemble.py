@@ -92,6 +92,14 @@ def assemble(
     return Assembly(compiled, engine.put_state(state), plan, start)
 
 
+def check_optimizer(model: Model, config: TrainConfig, steps_per_epoch: int) -> None:
+    """InputError where the optimizer's settings do not fit the model; computes nothing."""
+    params = split_model(model)[1]
+    reinitialized_paths(params, config.optimizer.reinitialize_layers)
+    total_steps = config.epochs * steps_per_epoch
+    RatePlan.make(config.optimizer, params, total_steps, steps_per_epoch)
+
+
 def make_step(
     graphdef: Any,
     params: Params,

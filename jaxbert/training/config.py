@@ -15,6 +15,7 @@ from jaxbert.optim.config import DEFAULT_STRATEGY, OptimizerConfig
 from jaxbert.settings import build, is_number, setting
 
 SETTINGS = "finetune.json"  # in a run's directory: the options of `finetune`, for --resume
+LARGEST_SEED = 2**32 - 1  # a key is made of 32 bits
 LAYOUTS = ("packed", "bucketed", "padded")
 ENGINES = ("jit", "pmap", "mesh")  # those of `make_engine`, which needs jax
 POOLINGS = ("mean", "first", "pooler")  # of `embed`, the same
@@ -101,6 +102,8 @@ class TrainConfig:
         ]
         if not (is_number(self.label_smoothing) and 0 <= self.label_smoothing < 1):
             problems.append(f"label_smoothing={self.label_smoothing!r} must be in [0, 1)")
+        if isinstance(self.seed, int) and self.seed > LARGEST_SEED:
+            problems.append(f"seed={self.seed} must be a whole number, at most {LARGEST_SEED}")
         if self.layout not in LAYOUTS:
             problems.append(f"layout={self.layout!r} must be one of {', '.join(LAYOUTS)}")
         if self.parallel not in ENGINES:

@@ -21,7 +21,7 @@ from jaxbert.models import merge_model, split_model
 from jaxbert.models.model import Model
 from jaxbert.tasks import Task, choose_task
 from jaxbert.training import distributed, record, run_directory
-from jaxbert.training.assemble import Assembly, ProgramCache, assemble
+from jaxbert.training.assemble import Assembly, ProgramCache, assemble, check_optimizer
 from jaxbert.training.checkpoint import Checkpoints
 from jaxbert.training.config import TrainConfig
 from jaxbert.training.engines import make_engine
@@ -113,6 +113,7 @@ class Trainer:
         if train is not None:
             self.engine.check(self.config.batch_size, self.config.accumulation)
             self._train = self._training_batches(train)
+            check_optimizer(self._model, self.config, self._train.steps_per_epoch)
             self.predictor = self._predictor(cache_dir, self._train.shapes)
         self._score = None if evaluation is None else self.predictor.scorer(evaluation)
         self._resume, self._fitted = resume, False
