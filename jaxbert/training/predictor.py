@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -208,9 +208,28 @@ def _pipelined(step: Compiled, params: Params, batches: Batches) -> Iterator[tup
 
 
 def as_examples(texts: Sequence[str] | Examples) -> Examples:
-    """Texts as examples without labels. InputError for a single string, a sequence of letters."""
+    """Texts as examples without labels.
+
+    Raises:
+      InputError: a single text, for it is a sequence of letters; no texts; what is no text.
+    """
+    if isinstance(texts, Examples):
+        return dataclasses.replace(texts, labels=None)
     if isinstance(texts, str):
         raise InputError(f"texts={texts[:40]!r} is one text; want a list of texts, as [text]")
-    return dataclasses.replace(
-        texts if isinstance(texts, Examples) else Examples(tuple(texts)), labels=None
-    )
+    if isinstance(texts, bytes | Mapping) or not isinstance(texts, Iterable):
+        raise InputError(f"texts: got {type(texts).__name__}, want a list of texts")
+    found = tuple(texts)
+    if not found:
+        raise InputError("there are no texts: want one at least")
+    for number, text in enumerate(found, 1):
+        if not isinstance(text, str):
+            raise InputError(
+                f"text {number} (counted from 1) is a {type(text).__name__}: want a str; for pairs "
+                "give Examples, as load_texts makes"
+            )
+        if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
+            raise InputError(
+                f"text {number} (counted from 1) has half a surrogate pair, which is no text"
+            )
+    return Examples(found)
