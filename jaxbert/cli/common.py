@@ -169,16 +169,15 @@ def read_texts(options: InferOptions, source: str) -> Examples:
 
 
 def _lines_of_input() -> tuple[str, ...]:
+    from jaxbert.data.tables import lines_of
+
     try:
         text = sys.stdin.buffer.read().decode("utf-8")
     except UnicodeDecodeError as error:
         raise InputError(f"standard input is not UTF-8: {error}") from None
-    # Not splitlines(): that also splits at U+2028, form feeds and the like, which are part of a
-    # text.
-    lines = text.removesuffix("\n").split("\n")
     if not text:
         raise InputError("standard input is empty: want a text a line")
-    return tuple(line.removesuffix("\r") for line in lines)
+    return tuple(lines_of(text))
 
 
 def free_file(path: str, *, overwrite: bool) -> Path:

@@ -23,10 +23,11 @@ def read_table(source: Any, split: str | None = None) -> tuple[Columns, str]:
     """The columns of `source`, and what to call it in a message.
 
     Args:
-      source: path of a .csv, .tsv, .jsonl, .json or .parquet file; a hub id ("owner/name", or
-        "owner/name:config"), of which no code is run; dicts; a dict of columns; a
-        `datasets.Dataset`.
-      split: which split of a hub data set; not for files.
+      source: path of a .csv, .tsv, .jsonl, .json, .parquet or .txt file (of which each line is a
+        text, in the column "text"); a hub id ("owner/name", or "owner/name:config"), of which no
+        code is run; dicts; a dict of columns; a `pandas.DataFrame`; a `datasets.Dataset` or
+        `datasets.DatasetDict`.
+      split: which split of a hub data set or a `DatasetDict`; not for others.
 
     Raises:
       InputError: content that cannot be read; FileNotFoundError: no such file; ConnectionError: the
@@ -38,16 +39,50 @@ def read_table(source: Any, split: str | None = None) -> tuple[Columns, str]:
         return _read_file(Path(source).expanduser()), str(source)
     if isinstance(source, str):
         return _read_hub(source, split)
-    if hasattr(source, "features"):
+    if isinstance(source, Mapping) and source and all(map(_is_dataset, source.values())):
+        split, source = _choose_split(source, split, "data set")
+        return _dataset_columns(source), f"data set[{split}]"
+    if split is not None:
+        raise InputError(f"split={split!r}: the source has no splits; leave split out")
+    return _from_memory(source)
+
+
+def _from_memory(source: Any) -> tuple[Columns, str]:
+    if _is_dataset(source):
         return _dataset_columns(source), "data set"
     if isinstance(source, Mapping):
         return source, "dict of columns"
-    if isinstance(source, Iterable):
+    if hasattr(source, "iloc") and hasattr(source, "columns"):  # of pandas, which is not imported
+        return _frame_columns(source), "data frame"
+    if isinstance(source, Iterable) and not isinstance(source, bytes):
         return _records_to_columns(enumerate(source, 1), "records, item"), "records"
     raise InputError(
-        f"source: got {type(source).__name__}, want a path, a hub id, dicts, a dict of columns or "
-        "a datasets.Dataset"
+        f"source: got {type(source).__name__}, want a path, a hub id, dicts, a dict of columns, a "
+        "pandas.DataFrame, a datasets.Dataset or a datasets.DatasetDict"
     )
+
+
+def _is_dataset(source: Any) -> bool:
+    return hasattr(source, "features") and hasattr(source, "column_names")
+
+
+def _choose_split(data: Mapping[str, Any], split: str | None, name: str) -> tuple[str, Any]:
+    """(the split, its data) of several."""
+    if split is None and len(data) == 1:
+        (split,) = data
+    if split is None:
+        raise InputError(f"{name} has the splits {', '.join(data)}: name one with split")
+    if split not in data:
+        raise InputError(f"{name} has no {split=}, it has {', '.join(data)}: name one of them")
+    return split, data[split]
+
+
+def _frame_columns(frame: Any) -> Columns:
+    names = [str(name) for name in frame.columns]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise InputError(f"data frame: it has {', '.join(map(repr, twice))} twice: rename one")
+    return {name: frame.iloc[:, place] for place, name in enumerate(names)}
 
 
 def some(items: Iterable[str], limit: int = 5) -> str:
@@ -90,9 +125,7 @@ def _read_hub(source: str, split: str | None) -> tuple[Columns, str]:
             f"{_first_line(error)}; check the name, the split and the network"
         ) from error
     if isinstance(data, Mapping):
-        if len(data) > 1:
-            raise InputError(f"{source} has the splits {', '.join(data)}: name one with split")
-        ((split, data),) = data.items()
+        split, data = _choose_split(data, split, source)
     return _dataset_columns(data), f"{source}[{split}]"
 
 
@@ -228,6 +261,22 @@ def _records_to_columns(records: Iterable[tuple[int, Any]], where: str) -> Colum
     return {name: [row.get(name) for row in rows] for name in names}
 
 
+def lines_of(text: str) -> list[str]:
+    r"""The lines of a text; only a newline ends one.
+
+    Not splitlines(): that also splits at U+2028, form feeds and the like, which are part of a text.
+
+    Example:
+      >>> lines_of("a good film\r\ndull\n")
+      ['a good film', 'dull']
+    """
+    return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
+
+
+def _read_lines(path: Path) -> Columns:
+    return {"text": lines_of(_decode(path))}
+
+
 def _read_parquet(path: Path) -> Columns:
     import pyarrow.parquet
 
@@ -246,6 +295,7 @@ _READERS: dict[str, Callable[[Path], Columns]] = {
     ".jsonl": _read_json_lines,
     ".json": _read_json,
     ".parquet": _read_parquet,
+    ".txt": _read_lines,
 }
 
 

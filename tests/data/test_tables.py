@@ -7,7 +7,9 @@ import json
 import datasets
 import pytest
 
+from jaxbert.data import load_texts
 from jaxbert.data.tables import read_table
+from jaxbert.tasks import load_examples
 
 ROWS = [
     {"text": 'He said "no".', "label": "neg"},
@@ -191,3 +193,40 @@ def test_hub_errors_are_one_line(monkeypatch, raised, kind):
     with pytest.raises(kind, match=message) as caught:
         read_table("trian")
     assert "\n" not in str(caught.value)
+
+
+def test_a_line_of_a_text_file_is_a_text(tmp_path):
+    path = tmp_path / "films.txt"
+    path.write_bytes("a good film\r\ndull\u2028and long\n\nfine".encode())
+    assert load_texts(path).texts == ("a good film", "dull\u2028and long", "", "fine")
+    with pytest.raises(ValueError, match=r"films\.txt has no column 'label'"):
+        load_examples(path, label_column="label")
+
+
+def test_a_data_frame():
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"text": ["good", "bad"], "label": [1, 0], 3: [0, 0]}, index=[7, 7])
+    examples = load_examples(frame, label_column="label")
+    assert (examples.texts, examples.labels.tolist()) == (("good", "bad"), [1, 0])
+    assert load_examples(frame[["text"]]).texts == ("good", "bad")
+    frame.columns = ["text", "text", "x"]
+    with pytest.raises(ValueError, match="'text' twice"):
+        load_examples(frame)
+    frame = pandas.DataFrame({"text": ["good", None]})
+    with pytest.raises(ValueError, match=r"no text in data row 2|float where text is wanted"):
+        load_examples(frame)
+
+
+def test_the_splits_of_a_dataset_dict():
+    parts = {name: datasets.Dataset.from_dict({"text": [name]}) for name in ("train", "test")}
+    whole = datasets.DatasetDict(parts)
+    examples = load_texts(whole, split="test")
+    assert (examples.texts, examples.source) == (("test",), "data set[test]")
+    assert load_texts(datasets.DatasetDict(train=parts["train"])).texts == ("train",)
+    with pytest.raises(ValueError, match="has the splits train, test: name one with split"):
+        load_texts(whole)
+    with pytest.raises(ValueError, match="no split='dev', it has train, test"):
+        load_texts(whole, split="dev")
+    for other in (parts["train"], {"text": ["a"]}, [{"text": "a"}]):
+        with pytest.raises(ValueError, match="split='test': the source has no splits"):
+            load_texts(other, split="test")
