@@ -208,7 +208,11 @@ def _told_apart(gap: Interval | None) -> bool:
 
 def _markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [header, ["---"] * len(header), *rows]
-    safe = ([" ".join(cell.split()).replace("|", "&#124;") for cell in line] for line in lines)
+    # What a cell says is text: no columns, no tags.
+    safe = (
+        [escape(" ".join(cell.split()), quote=False).replace("|", "&#124;") for cell in line]
+        for line in lines
+    )
     return "\n".join(f"| {' | '.join(line)} |" for line in safe)
 
 

@@ -19,6 +19,7 @@ from jaxbert.atomic import write_text
 from jaxbert.errors import InputError
 from jaxbert.lab.run import Laboratory
 from jaxbert.optim import OptimizerConfig, Strategy
+from jaxbert.training.lock import held
 from jaxbert.training.record import environment
 from jaxbert.weights.json_files import read_json
 
@@ -124,9 +125,14 @@ def run_study(laboratory: Laboratory, study: Study, directory: Path, *, show: bo
     """Makes every run that `directory` does not hold yet, size by size, the grid first.
 
     Raises:
-      InputError: `directory` holds another study; what differs is named.
+      InputError: `directory` holds another study, what differs is named; or another process has it.
       KeyboardInterrupt: on Ctrl-C; call again to go on.
     """
+    with held(directory):
+        _run_study(laboratory, study, directory, show)
+
+
+def _run_study(laboratory: Laboratory, study: Study, directory: Path, show: bool) -> None:
     description = _describe_study(laboratory, study)
     _claim(directory / STUDY, description)
     chosen: dict[str, dict[str, float]] = {}
@@ -210,11 +216,12 @@ class Sweep:
 
 def run_sweep(laboratory: Laboratory, sweep: Sweep, directory: Path, *, show: bool) -> None:
     """Makes every run of the grid that `directory` does not hold yet; raises as `run_study`."""
-    _claim(directory / SWEEP, _describe_sweep(laboratory, sweep))
-    runs = list(_sweep_runs(sweep, directory))
-    with _Progress(laboratory, [sweep.size] * len(runs), show) as progress:
-        for run in runs:
-            progress.run(run)
+    with held(directory):
+        _claim(directory / SWEEP, _describe_sweep(laboratory, sweep))
+        runs = list(_sweep_runs(sweep, directory))
+        with _Progress(laboratory, [sweep.size] * len(runs), show) as progress:
+            for run in runs:
+                progress.run(run)
 
 
 def _sweep_runs(sweep: Sweep, directory: Path) -> Iterator[Run]:

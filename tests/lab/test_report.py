@@ -7,6 +7,7 @@ import pytest
 from scipy import stats
 
 from jaxbert.errors import InputError
+from jaxbert.lab import report
 from jaxbert.lab.journals import read, read_journal
 from jaxbert.lab.report import (
     budget,
@@ -167,3 +168,10 @@ def test_damaged_journals_are_all_named(study):
             read(study)
     path.write_text("")
     assert read_journal(path) is None
+
+
+def test_no_name_is_a_tag_in_markdown():
+    text = report._markdown(["a|b"], [["<script>alert(1)</script>"]])
+    assert "<script>" not in text
+    assert "&lt;script&gt;" in text
+    assert "a&#124;b" in text

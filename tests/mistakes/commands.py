@@ -323,6 +323,8 @@ LABS = [
     (RUN + "--train scores.csv", "test.csv regression"),
     (RUN + "--test other-labels.csv", "other-labels.csv 'x'"),
     (RUN + "--output train.csv", "train.csv"),
+    (RUN + "--output run-held", "process run-held"),
+    (SWEEP + "--output run-held", "process run-held"),
     (RUN + "--model vocabulary-larger", "15 train.csv"),
     (SWEEP + "--rates 0,-1", "rates 0"),
     (SWEEP + "--train nowhere.csv --rates 0,-1", "rates 0"),
