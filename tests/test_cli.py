@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+import jaxbert
 from jaxbert import errors
 from jaxbert.cli import main, make_parser
 from jaxbert.cli.flags import GROUPS, flags_of
@@ -675,3 +677,31 @@ def test_tokens_that_were_added_need_rows_and_get_them(place, tmp_path, capsys):
     capsys.readouterr()
     assert main(["predict", str(train), "--model", str(output), "--max-length", "16"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 6
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(place, run, tmp_path, monkeypatch, caplog):
+    (tmp_path / "cache").write_text("a file")
+    monkeypatch.setenv("JAXBERT_CACHE", str(tmp_path / "cache"))
+    words = ["finetune", "--model", str(place / "model"), "--train", str(place / "train.csv"),
+             "--output", str(tmp_path / "out"), "--epochs", "1", "--max-length", "16"]  # fmt: skip
+    assert main(words) == 0
+    told = [message for message in caplog.messages if "JAXBERT_CACHE can name another" in message]
+    assert len(told) == 2
+    assert "programs cannot be written" in told[0]
+
+
+def test_the_version(capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["--version"])
+    assert end.value.code == 0
+    assert capsys.readouterr().out == f"jaxbert {jaxbert.__version__}\n"
+
+
+def test_no_tpu_is_asked_for_where_there_is_none():
+    """libtpu, where it is installed, says six lines on standard error."""
+    code = (
+        "import sys; from jaxbert.cli import main; sys.exit(main(['lr', '--model', 'bert-tiny']))"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "JAX_PLATFORMS"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment)
+    assert (done.returncode, done.stderr) == (0, b"")

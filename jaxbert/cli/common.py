@@ -6,9 +6,11 @@ The classes of models, of `Trainer` and of its relatives are named here and nowh
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 import os
 import sys
+import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,14 +23,33 @@ if TYPE_CHECKING:
     from jaxbert.models import EncoderConfig
     from jaxbert.training import Predictor, Trainer
 
+logger = logging.getLogger("jaxbert")
+
 
 def keep_compiled_programs() -> None:
     """Lets JAX find the programs that an earlier command compiled."""
     import jax
 
+    found = cache_folder("programs")
+    if found is not None:
+        jax.config.update("jax_compilation_cache_dir", str(found))
+
+
+def cache_folder(name: str) -> Path | None:
+    """A folder of the cache; None where nothing can be written, which a line says."""
     from jaxbert.data import cache_directory
 
-    jax.config.update("jax_compilation_cache_dir", str(cache_directory() / "programs"))
+    folder = cache_directory() / name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        logger.warning(
+            "%s cannot be written (%s): going on without it; JAXBERT_CACHE can name another place",
+            folder, error.strerror,
+        )  # fmt: skip
+        return None
+    return folder
 
 
 def find_model(options: FindOptions | InferOptions) -> Path:

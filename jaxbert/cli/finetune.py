@@ -126,7 +126,6 @@ def finetune(options: FinetuneOptions, *, overwrite: bool, resume: bool) -> None
 
 
 def _finetune(options: FinetuneOptions, *, overwrite: bool, resume: bool) -> None:
-    from jaxbert.data import cache_directory
     from jaxbert.training.distributed import is_first
     from jaxbert.training.run_directory import check, place_of, read_run, write_run
 
@@ -148,7 +147,7 @@ def _finetune(options: FinetuneOptions, *, overwrite: bool, resume: bool) -> Non
         overwrite=overwrite,
         resume=resume,
         about={"model": options.model, "strategy": options.strategy},
-        cache_dir=cache_directory() / "tokens",
+        cache_dir=common.cache_folder("tokens"),
     )
     if is_first():
         write_text(place_of(output) / SETTINGS, options.to_json())

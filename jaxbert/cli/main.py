@@ -10,9 +10,10 @@ import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import jaxbert
 from jaxbert.cli import finetune, infer, lab, plan, rates
 from jaxbert.cli.flags import Parser, visible
-from jaxbert.cpu import restart_with_allocator
+from jaxbert.cpu import has_accelerator, restart_with_allocator
 from jaxbert.errors import InputError, Interrupted, JaxbertError, LostProcessError, Preempted
 from jaxbert.training.config import SETTINGS
 
@@ -47,6 +48,8 @@ def make_parser() -> Parser:
     parser = Parser(
         prog="jaxbert", description="Fine-tune BERT in JAX, with a learning rate for every layer."
     )
+    version = f"jaxbert {jaxbert.__version__}"
+    parser.add_argument("--version", action="version", version=version, help="show which it is")
     parser.add_argument("--traceback", action="store_true", help="show where an error came from")
     commands = parser.add_subparsers(required=True, metavar="command")
     _add(commands, "finetune", finetune.run, finetune.add_flags,
@@ -134,3 +137,6 @@ def _prepare() -> None:
         handler.addFilter(_make_visible)
     logging.getLogger("jaxbert").setLevel(logging.INFO)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if not has_accelerator():
+        # Where libtpu is installed and no TPU is there, to ask it is six lines of its own.
+        os.environ.setdefault("JAX_PLATFORMS", "cpu")

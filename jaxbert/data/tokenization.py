@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -20,6 +21,8 @@ from jaxbert.errors import InputError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+logger = logging.getLogger("jaxbert")
 
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "tokenizer.model")
 _CACHE_VERSION = 1
@@ -189,7 +192,10 @@ def tokenize(
         cached = _load_cached(path, len(examples))
         tokenized = _encode(examples, backend) if cached is None else cached
         if cached is None:
-            _save_cached(path, tokenized)
+            try:
+                _save_cached(path, tokenized)
+            except OSError as error:  # the ids are there all the same
+                logger.warning("%s cannot be written: %s", path, error.strerror)
     empty = np.flatnonzero(tokenized.lengths == 0)
     if len(empty):
         raise InputError(
