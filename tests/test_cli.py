@@ -705,3 +705,28 @@ def test_no_tpu_is_asked_for_where_there_is_none():
     environment = {name: value for name, value in os.environ.items() if name != "JAX_PLATFORMS"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment)
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_predict_keeps_the_columns_and_says_how_many(place, run, tmp_path, capsys, caplog):
+    caplog.set_level("INFO", "jaxbert")
+    rows = [
+        {"id": 7, "text": "the film was very good", "label": "n", "mark": float("nan")},
+        {"id": 8, "text": "the plot was very bad", "label": None, "mark": [1.5, {"a": 2}]},
+    ]
+    data = tmp_path / "films.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = ["predict", str(data), "--model", str(run), "--max-length", "16"]
+    assert main(words) == 0
+    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [list(row) for row in found] == [
+        ["id", "text", "given_label", "mark", "label", "probabilities"]
+    ] * 2
+    assert [row["id"] for row in found] == [7, 8]
+    assert [row["given_label"] for row in found] == ["n", None]
+    assert [row["mark"] for row in found] == [None, [1.5, {"a": 2}]]
+    assert [row["label"] for row in found] == ["p", "n"]
+    assert caplog.messages[-1] == "2 lines written"
+    output = tmp_path / "out.jsonl"
+    assert main([*words, "--output", str(output)]) == 0
+    assert [json.loads(line) for line in output.read_text().splitlines()] == found
+    assert caplog.messages[-1] == f"2 lines written to {output}"

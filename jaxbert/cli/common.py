@@ -174,19 +174,33 @@ def read_training_examples(options: FindOptions) -> Examples:
     )
 
 
-def read_texts(options: InferOptions, source: str) -> Examples:
-    """Examples without labels from a file or the hub, or from standard input: a text a line."""
-    from jaxbert import data
+def read_texts(options: InferOptions, source: str) -> tuple[Examples, list[dict[str, Any]]]:
+    """(examples without labels, for each its row as JSON) of a file or the hub.
+
+    Or of standard input: a text a line.
+    """
+    from jaxbert.data import Examples, sources, tables, texts_of
 
     if source == "-":
-        return data.Examples(_lines_of_input(), source="standard input")
-    columns = options.columns
-    return data.load_texts(
-        source,
-        split=options.split,
-        text_column=columns.text_column,
-        text_pair_column=columns.text_pair_column,
-    )
+        lines = _lines_of_input()
+        return Examples(lines, source="standard input"), [{"text": line} for line in lines]
+    table, name = tables.read_table(source, options.split)
+    columns = dataclasses.asdict(options.columns) | {"label_column": None}
+    examples = texts_of(sources.columns_of(table, name, columns), name)
+    values = {str(column): sources.values_of(table[column]) for column in table}
+    rows = zip(*values.values(), strict=True)
+    return examples, [dict(zip(values, map(_plain, row), strict=True)) for row in rows]
+
+
+def _plain(value: Any) -> Any:
+    """As JSON has it: a number that is none is null, and what it has no word for is text."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(name): _plain(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    return value if isinstance(value, str | int | None) else str(value)
 
 
 def _lines_of_input() -> tuple[str, ...]:

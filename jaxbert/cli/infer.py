@@ -5,13 +5,17 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import logging
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from jaxbert.atomic import replacing, write_text
 from jaxbert.cli import common, flags
 from jaxbert.cli.options import EmbedOptions, InferOptions, PredictOptions, resolve
 from jaxbert.errors import InputError
+
+logger = logging.getLogger("jaxbert")
 
 # What of the way a model trains and is computed matters where it only computes.
 _FOREIGN = (
@@ -99,13 +103,20 @@ def predict(args: argparse.Namespace) -> None:
     if options.output is not None:
         output = common.free_file(options.output, overwrite=options.overwrite)
     predictor = common.make_predictor(options)
-    texts = common.read_texts(options, args.data)
-    lines = _json_lines(predictor.predict(texts), texts.source)
+    texts, rows = common.read_texts(options, args.data)
+    found = [_beside(row, said) for row, said in zip(rows, predictor.predict(texts), strict=True)]
+    lines = _json_lines(found, texts.source)
     if output is None:
         sys.stdout.writelines(lines)
         sys.stdout.flush()
     else:
-        output.write_text("".join(lines), encoding="utf-8")
+        write_text(output, "".join(lines))
+    logger.info("%d lines written%s", len(lines), f" to {output}" if output else "")
+
+
+def _beside(row: Mapping[str, Any], said: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of the data and what the model says of it; a column of the same name is `given_...`."""
+    return {f"given_{name}" if name in said else name: row[name] for name in row} | {**said}
 
 
 def _json_lines(rows: Sequence[Mapping[str, Any]], source: str) -> list[str]:
@@ -117,10 +128,15 @@ def _json_lines(rows: Sequence[Mapping[str, Any]], source: str) -> list[str]:
     lines = []
     for index, row in enumerate(rows, 1):
         try:
-            lines.append(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
+            line = json.dumps(row, ensure_ascii=False, allow_nan=False)
         except ValueError:
             raise _not_finite(source, index) from None
+        lines.append(line.translate(_LINE_ENDS) + "\n")
     return lines
+
+
+# In JSON they may stand as they are, but others take them for the end of a line.
+_LINE_ENDS = {ord(end): f"\\u{ord(end):04x}" for end in "\x85\u2028\u2029"}
 
 
 def _not_finite(source: str, row: int) -> InputError:
@@ -138,10 +154,11 @@ def embed(args: argparse.Namespace) -> None:
     output = common.free_file(options.output, overwrite=options.overwrite)
     if output.suffix != ".npy":
         raise InputError(f"--output {output}: want a name that ends in .npy")
-    texts = common.read_texts(options, args.data)
+    texts, _ = common.read_texts(options, args.data)
     vectors = common.embed(options, texts)
     finite = np.isfinite(vectors).all(axis=1)
     if not finite.all():
         raise _not_finite(texts.source, int(finite.argmin()) + 1)
-    np.save(output, vectors)
+    with replacing(output) as temporary, temporary.open("wb") as file:
+        np.save(file, vectors)
     print(f"{output}: {vectors.shape[0]} vectors of width {vectors.shape[1]}")

@@ -106,6 +106,19 @@ def read_columns(
       ['good', 'dull']
     """
     table, name = read_table(source, split)
+    return columns_of(table, name, wanted), name
+
+
+def columns_of(table: Columns, name: str, wanted: Mapping[str, str | None]) -> dict[str, Column]:
+    """Of a table that is read already, otherwise as `read_columns`.
+
+    Args:
+      name: what to call the table in a message.
+
+    Example:
+      >>> columns_of({"text": ["good"]}, "films", {"text_column": "text"})["text_column"].where
+      "films: column 'text'"
+    """
     named = {argument: column for argument, column in wanted.items() if column is not None}
     twice = [a for a, column in named.items() if list(named.values()).count(column) > 1]
     if twice:
@@ -114,11 +127,11 @@ def read_columns(
         )
     _check_columns(table, named, name)
     found = {
-        argument: Column(_as_list(table[column]), f"{name}: column {column!r}")
+        argument: Column(values_of(table[column]), f"{name}: column {column!r}")
         for argument, column in named.items()
     }
     _check_lengths(found, name)
-    return found, name
+    return found
 
 
 def texts_of(columns: Mapping[str, Column], name: str) -> Examples:
@@ -134,7 +147,13 @@ def texts_of(columns: Mapping[str, Column], name: str) -> Examples:
     return Examples(texts, None if pair is None else _texts(pair), source=name)
 
 
-def _as_list(column: Any) -> list[Any]:
+def values_of(column: Any) -> list[Any]:
+    """Of a column of a table, whatever holds them.
+
+    Example:
+      >>> values_of(np.array([1, 2]))
+      [1, 2]
+    """
     for method in ("to_pylist", "tolist"):  # pyarrow; numpy and pandas
         if hasattr(column, method):
             return getattr(column, method)()
