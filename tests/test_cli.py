@@ -730,3 +730,24 @@ def test_predict_keeps_the_columns_and_says_how_many(place, run, tmp_path, capsy
     assert main([*words, "--output", str(output)]) == 0
     assert [json.loads(line) for line in output.read_text().splitlines()] == found
     assert caplog.messages[-1] == f"2 lines written to {output}"
+
+
+def test_a_dry_run_says_what_would_be_done_and_does_nothing(place, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(Trainer, "fit", failing(AssertionError("it trains")))
+    output = tmp_path / "run"
+    assert finetune(place, output, "--dry-run", "--freeze", "embeddings") == 0
+    text = capsys.readouterr().out
+    found = dict(line.split(maxsplit=1) for line in text.splitlines()[:6])
+    assert found["task"] == "text-classification"
+    assert found["examples"] == "train 48, dev 16, test 16"
+    assert found["steps"] == "48: 8 epochs of 6, 8 examples each"
+    assert "x 16" in found["shapes"]
+    assert "4,786 parameters, 4,226 of them trainable" in text
+    assert "MiB" in found["memory"]
+    assert "layer_1" in text
+    assert not output.exists()
+    # What a run refuses it refuses as well.
+    (tmp_path / "other.csv").write_text("text,label\ngood,maybe\n")
+    assert finetune(place, output, "--dry-run", "--test", str(tmp_path / "other.csv")) == 2
+    assert finetune(place, output, "--dry-run", "--freeze", "nothing") == 2
+    assert finetune(place, place / "train.csv", "--dry-run") == 2

@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import logging
 import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,10 @@ from jaxbert.training.config import SETTINGS
 
 if TYPE_CHECKING:
     from jaxbert.data import Examples
+    from jaxbert.training import Trainer
+    from jaxbert.training.outline import Outline
+
+Place = tuple[str, str | None]  # (path or hub id, split)
 
 
 def add_flags(parser: flags.Parser) -> None:
@@ -30,6 +35,11 @@ def add_flags(parser: flags.Parser) -> None:
     )
     add_set_flag(parser)
     run_flags.add_argument("--overwrite", action="store_true", help="replace the run in --output")
+    run_flags.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="read, check and tokenize all, print what the training would be, and train nothing",
+    )
     run_flags.add_argument("--resume", action="store_true", help="continue the run in --output")
     hardware = parser.section("hardware")
     hardware.add_argument(
@@ -86,6 +96,9 @@ def run(args: argparse.Namespace) -> None:
         start(args.coordinator, args.processes, args.process_index)
         if not is_first():
             logging.getLogger("jaxbert").setLevel(logging.WARNING)
+    if args.dry_run:
+        dry_run(options, overwrite=args.overwrite or args.resume)
+        return
     finetune(options, overwrite=args.overwrite, resume=args.resume)
 
 
@@ -125,6 +138,61 @@ def finetune(options: FinetuneOptions, *, overwrite: bool, resume: bool) -> None
         _finetune(options, overwrite=overwrite, resume=resume)
 
 
+def dry_run(options: FinetuneOptions, *, overwrite: bool) -> None:
+    """Does all that comes before the first step, writes nothing, and prints what would be done."""
+    from jaxbert.optim.table import format_group_table
+    from jaxbert.training.outline import outline
+    from jaxbert.training.run_directory import check
+
+    common.keep_compiled_programs()
+    check(Path(options.output), overwrite=overwrite)
+    train = common.read_training_examples(options)
+    examples = _read_others(options, train)
+    trainer = _make_trainer(options, train, examples, output=None)
+    for found in examples.values():
+        trainer.predictor.scorer(found)  # labels that the model has, tokens that it has rows for
+    plan = outline(trainer)
+    for name, value in _lines(options, trainer, plan, examples):
+        print(f"{name:<12}{value}")
+    print(format_group_table(list(plan.groups)))
+    print("nothing has been trained or written: leave --dry-run out to do it")
+
+
+def _lines(
+    options: FinetuneOptions, trainer: Trainer, plan: Outline, examples: Mapping[Place, Examples]
+) -> Iterator[tuple[str, str]]:
+    training, train, stats = options.training, trainer.batches.examples, plan.stats
+    yield "task", trainer.task.name
+    others = [f", {name} {len(examples[place])}" for place, name in _names([*examples]).items()]
+    cut = f" ({stats.truncated_examples} cut to {training.max_length} tokens)"
+    yield "examples", f"train {train}{cut if stats.truncated_examples else ''}{''.join(others)}"
+    epochs = f"{training.epochs} epochs of {plan.steps_per_epoch}"
+    yield "steps", f"{plan.total_steps}: {epochs}, {training.batch_size} examples each"
+    shapes = ", ".join(f"{shape.rows} x {shape.length}" for shape in plan.shapes)
+    yield "shapes", f"{shapes}; {stats.packing_efficiency:.0%} of the tokens are text"
+    state, gradient = (size / 2**20 for size in (plan.state_bytes, plan.gradient_bytes))
+    memory = f"{state + gradient:,.1f} MiB: {state:,.1f} parameters and optimizer, {gradient:,.1f}"
+    yield "memory", f"{memory} gradient; what layers keep for it comes on top"
+    yield "rates", f"strategy {options.strategy}, {training.optimizer.schedule}"
+
+
+def _make_trainer(
+    options: FinetuneOptions, train: Examples, examples: Mapping[Place, Examples], **more: Any
+) -> Trainer:
+    directory = common.find_model(options)
+    return common.make_trainer(
+        options,
+        common.load_model(options, directory, train, options.training.seed),
+        directory,
+        train=train,
+        evaluation=examples.get((options.eval, options.splits.eval_split))
+        if options.eval
+        else None,
+        cache_dir=common.cache_folder("tokens"),
+        **more,
+    )
+
+
 def _finetune(options: FinetuneOptions, *, overwrite: bool, resume: bool) -> None:
     from jaxbert.training.distributed import is_first
     from jaxbert.training.run_directory import check, place_of, read_run, write_run
@@ -134,20 +202,14 @@ def _finetune(options: FinetuneOptions, *, overwrite: bool, resume: bool) -> Non
         check(output, overwrite=overwrite)
     train = common.read_training_examples(options)
     examples = _read_others(options, train)
-    directory = common.find_model(options)
-    trainer = common.make_trainer(
+    trainer = _make_trainer(
         options,
-        common.load_model(options, directory, train, options.training.seed),
-        directory,
-        train=train,
-        evaluation=examples.get((options.eval, options.splits.eval_split))
-        if options.eval
-        else None,
+        train,
+        examples,
         output=options.output,
         overwrite=overwrite,
         resume=resume,
         about={"model": options.model, "strategy": options.strategy},
-        cache_dir=common.cache_folder("tokens"),
     )
     if is_first():
         write_text(place_of(output) / SETTINGS, options.to_json())
@@ -164,9 +226,6 @@ def _finetune(options: FinetuneOptions, *, overwrite: bool, resume: bool) -> Non
     finished = read_run(output) | {"scores": scores, "peak_memory_bytes": _peak_memory()}
     write_run(output, finished)
     _print_results(finished, output)
-
-
-Place = tuple[str, str | None]  # (path or hub id, split)
 
 
 def _read_others(options: FinetuneOptions, train: Examples) -> dict[Place, Examples]:

@@ -128,6 +128,13 @@ class Trainer:
         return None if self.output is None else run_directory.place_of(self.output)
 
     @property
+    def batches(self) -> Batches:
+        """Of the training examples. InputError where there are none."""
+        if self._train is None:
+            raise InputError("fit() needs training examples: Trainer(..., train=examples)")
+        return self._train
+
+    @property
     def model(self) -> Model:
         """The model with the present parameters: after `fit`, the best."""
         return self.predictor.model
@@ -140,7 +147,7 @@ class Trainer:
           KeyboardInterrupt: on Ctrl-C, after the present step, with a checkpoint written; on
             SIGTERM the subclass `Preempted`.
         """
-        self._batches_for("fit()")
+        self.batches  # noqa: B018 (or there are none to fit)
         if self._fitted:
             raise InputError("fit() has been called: make a new Trainer to train again or resume")
         self._fitted = True
@@ -196,7 +203,7 @@ class Trainer:
         For a range test: the groups keep their multipliers, the model stays as it is. Ends early
         with a loss that is no finite number.
         """
-        assembled = self._assembled("rate_losses()")
+        assembled = self._assembled()
         base = self.config.optimizer.learning_rate
         shares = {group: peak / base for group, peak in assembled.plan.peaks.items()}
         return self._loop(None, assembled).losses(
@@ -261,27 +268,22 @@ class Trainer:
             row_multiple=self.engine.parts * config.accumulation,
         )
 
-    def _batches_for(self, what: str) -> Batches:
-        if self._train is None:
-            raise InputError(f"{what} needs training examples: Trainer(..., train=examples)")
-        return self._train
-
-    def _assembled(self, what: str) -> Assembly:
+    def _assembled(self) -> Assembly:
         return assemble(
             self._model,
             self.task,
             self.config,
             self.engine,
-            self._batches_for(what).steps_per_epoch,
+            self.batches.steps_per_epoch,
             programs=self._programs,
         )
 
     def _loop(self, checkpoints: Checkpoints | None, assembled: Assembly | None = None) -> Loop:
         """The loop at its first step, with everything it needs."""
-        assembled = assembled or self._assembled("fit()")
+        assembled = assembled or self._assembled()
         return Loop(
             self.config,
-            self._batches_for("fit()"),
+            self.batches,
             assembled.step,
             assembled.state,
             assembled.plan.schedules,
@@ -353,7 +355,7 @@ class Trainer:
             "config": dataclasses.asdict(self.config),
             "compute": dataclasses.asdict(self._model.compute),
             "model_config": self._model.config.to_hf(),
-            "data": record.describe_data(self._examples, self._batches_for("a run").stats),
+            "data": record.describe_data(self._examples, self.batches.stats),
         }
         return record.as_json(identity)
 
@@ -373,7 +375,7 @@ class Trainer:
             **self._identity(),
             "compilation": {
                 "train_shapes": sorted(set(loop.compiled.shapes)),
-                "possible_shapes": len(self._batches_for("a run").shapes),
+                "possible_shapes": len(self.batches.shapes),
                 "seconds": round(loop.compiled.seconds + self.predictor.step.seconds, 2),
             },
             "seconds": round(time.perf_counter() - started, 2),
