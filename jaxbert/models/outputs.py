@@ -16,6 +16,7 @@ class EncoderOutput(NamedTuple):
       `pooled_only` none.
 
     Example:
+      >>> import jax.numpy as jnp
       >>> hidden = jnp.zeros((2, 8, 16))
       >>> EncoderOutput(hidden, None, (hidden, hidden)).last_hidden_state.shape
       (2, 8, 16)
