@@ -49,6 +49,9 @@ _HARMLESS = frozenset(
     """.split()  # noqa: SIM905 (a hundred quotes would not help)
 )
 
+# What config.json says of the tokenizer beside the padding: kept, for others who read it.
+_SPECIAL = ("bos_token_id", "cls_token_id", "eos_token_id", "mask_token_id", "sep_token_id")
+
 
 class DropoutRates(NamedTuple):
     """Where an encoder drops, and how much of it.
@@ -90,6 +93,8 @@ class EncoderConfig:
       classifier_dropout: rate in front of a classifier; None means `hidden_dropout_prob`.
       id2label: class names in index order, all different; None when they have no names.
       problem_type: one of `PROBLEM_TYPES`; None when not fixed yet.
+      special_token_ids: (key, id) of what config.json says of the tokenizer, which nothing here
+        reads, and others do.
 
     Raises:
       InputError: naming every field whose value cannot be computed.
@@ -131,6 +136,7 @@ class EncoderConfig:
     num_labels: int = 2
     id2label: tuple[str, ...] | None = None
     problem_type: str | None = None
+    special_token_ids: tuple[tuple[str, int], ...] = ()
 
     def __post_init__(self) -> None:
         problems = [*_size_problems(self), *_choice_problems(self)]
@@ -266,7 +272,9 @@ class EncoderConfig:
             raise InputError(
                 "config.json asks for what jaxbert would compute wrongly: " + "; ".join(wrong)
             )
-        return cls(**{f: hf[key] for f, key in theirs.items() if key in hf}, **_labels_from_hf(hf))
+        special = tuple((key, hf[key]) for key in _SPECIAL if isinstance(hf.get(key), int))
+        said = {field: hf[key] for field, key in theirs.items() if key in hf}
+        return cls(**said, **_labels_from_hf(hf), special_token_ids=special)
 
     def to_hf(self) -> dict[str, Any]:
         """The same as the contents of a Hugging Face config.json."""
@@ -278,13 +286,13 @@ class EncoderConfig:
         # transformers takes the number of labels from id2label, and refuses to be told twice.
         hf["id2label"] = {str(i): label for i, label in enumerate(labels)}
         hf["label2id"] = {label: i for i, label in enumerate(labels)}
-        hf["model_type"] = self.model_type
+        hf |= {"model_type": self.model_type, **dict(self.special_token_ids)}
         return {key: hf[key] for key in sorted(hf) if hf[key] is not None}
 
 
 def _fields(cls: type[EncoderConfig]) -> list[dataclasses.Field[Any]]:
     """Those that stand in config.json as they are; labels have a form of their own there."""
-    elsewhere = {"id2label", "num_labels", *cls.fixed}
+    elsewhere = {"id2label", "num_labels", "special_token_ids", *cls.fixed}
     return [f for f in dataclasses.fields(cls) if f.name not in elsewhere]
 
 

@@ -9,7 +9,6 @@ from flax import nnx
 
 from jaxbert.errors import InputError
 from jaxbert.models import BertConfig, BertModel, Compute
-from jaxbert.models.families.bert import BertConfig as _BertConfig
 
 
 def count_parameters(config: BertConfig) -> int:
@@ -43,7 +42,7 @@ def test_every_preset_is_counted():
         for mark in test_preset_has_its_published_parameter_count.pytestmark
         for i in range(len(mark.args[1]))
     }
-    assert names == set(_BertConfig.presets)
+    assert names == set(BertConfig.presets)
 
 
 def test_unknown_preset_lists_the_known_ones():
@@ -63,6 +62,14 @@ def test_hf_round_trip():
         problem_type="single_label_classification",
     )
     assert BertConfig.from_hf(config.to_hf()) == config
+
+
+def test_special_tokens_are_kept():
+    """Nothing here reads them; left out, transformers would take its own defaults for them."""
+    hf = {"model_type": "bert", "sep_token_id": 3, "bos_token_id": 2, "eos_token_id": None}
+    written = BertConfig.from_hf(hf).to_hf()
+    assert (written["sep_token_id"], written["bos_token_id"]) == (3, 2)
+    assert "eos_token_id" not in written
 
 
 def test_generic_label_names_are_no_names():
