@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import datetime
 import itertools
 import logging
 import math
@@ -31,6 +32,7 @@ from jaxbert.training.step import Params, TrainState, global_norm
 
 logger = logging.getLogger("jaxbert")
 
+SECONDS_BETWEEN_LINES = 15.0
 _GROWTH = 1000.0  # of the parameters' norm over a run: more is no training
 
 
@@ -89,7 +91,7 @@ class Loop:
       rates: {group: step -> learning rate}.
       evaluation: None = never.
       checkpoints: None = none.
-      show: a progress bar.
+      show: the progress as a "bar", in "lines" of the log every few seconds, or "nothing".
 
     Attributes:
       state: after the last step.
@@ -109,7 +111,7 @@ class Loop:
         *,
         evaluation: Evaluation | None = None,
         checkpoints: Checkpoints | None = None,
-        show: bool = False,
+        show: str = "nothing",
     ) -> None:
         self.config, self.state, self.progress = config, state, Progress()
         self.steps_per_epoch = batches.steps_per_epoch
@@ -144,7 +146,7 @@ class Loop:
         """
         from tqdm.contrib.logging import logging_redirect_tqdm
 
-        self._record = record
+        self._record, self._pace = record, _Pace(self.progress.step)
         with self._interruption, logging_redirect_tqdm(), self._bar() as bar:
             # A run that was stopped between a step and its evaluation makes up for it.
             if self._is_due(self.progress.step) and self.progress.evaluated < self.progress.step:
@@ -185,7 +187,10 @@ class Loop:
                 window.add(batch)
                 bar.update()
                 if self._logs(self.progress.step):
-                    bar.set_postfix_str(f"loss {self._log(window):.4f}", refresh=False)
+                    loss = self._log(window)
+                    bar.set_postfix_str(f"loss {loss:.4f}", refresh=False)
+                    if self._show == "lines":
+                        self._pace.tell(self.progress.step, self.total_steps, loss)
                     window = _Window(stream)
                 with window.paused():
                     self._between_steps()
@@ -329,7 +334,7 @@ class Loop:
         return tqdm(
             total=self.total_steps,
             initial=self.progress.step,
-            disable=not self._show,
+            disable=self._show != "bar",
             unit="step",
             desc="fine-tuning",
         )
@@ -339,6 +344,31 @@ def _table(rates: Mapping[str, Schedule], total_steps: int) -> dict[str, np.ndar
     """{group: [T] float32}: every rate of the run, so that no step computes one."""
     steps = np.arange(total_steps)
     return {group: np.asarray(rate(steps), np.float32) for group, rate in rates.items()}
+
+
+class _Pace:
+    """Tells where a run is, where no bar can: now and then, in a line.
+
+    Args:
+      step: of the run, now.
+    """
+
+    def __init__(self, step: int) -> None:
+        self._first, self._start = step, time.perf_counter()
+        self._told = self._start
+
+    def tell(self, step: int, total: int, loss: float) -> None:
+        """A line, if the last one is long enough ago."""
+        now = time.perf_counter()
+        if now - self._told < SECONDS_BETWEEN_LINES:
+            return
+        self._told = now
+        # Of the whole run so far: evaluations and checkpoints take their share of what is left too.
+        rate = (step - self._first) / (now - self._start)
+        left = datetime.timedelta(seconds=round((total - step) / rate))
+        logger.info(
+            "step %d of %d: loss %.4f, %.2f steps/s, %s left", step, total, loss, rate, left
+        )
 
 
 class _Window:

@@ -50,7 +50,7 @@ class Trainer:
       resume: continue the run that is in `output`.
       about: what to keep with the run's description, JSON.
       cache_dir: where token ids are kept between runs.
-      progress: show a bar; None = where standard error is a terminal.
+      progress: show a bar; None = where standard error is a terminal, elsewhere lines of the log.
       programs: where compiled steps are kept, for trainers of the same model; None = for itself.
 
     `predictor` evaluates and predicts with the present parameters, as do the methods of the same
@@ -98,8 +98,8 @@ class Trainer:
         self.tokenizer = tokenizer
         self.output = None if output is None else Path(output)
         self._about, self._programs = about or {}, programs
-        show = sys.stderr.isatty() if progress is None else progress
-        self._show = show and distributed.is_first()
+        show = {True: "bar", False: "nothing", None: "bar" if sys.stderr.isatty() else "lines"}
+        self._show = show[progress] if distributed.is_first() else "nothing"
         self.task = choose_task(task, model, train)
         if train is not None and distributed.is_first():
             logger.info("task %s: %s", self.task.name, train.reason or "as the model is made for")
