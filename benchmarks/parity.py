@@ -2,8 +2,9 @@
 
     python -m benchmarks.parity      # prints, and adds a line a model to results/parity.jsonl
 
-Random models (3 layers, 48 wide, spread-out weights) on three rows of which two are mostly padding,
-and the demo model on 32 sentences of its test set. The limits are in tests/parity.
+Random models of every family (3 layers, 48 wide, spread-out weights) on three rows of which two are
+mostly padding, and the demo model on 32 sentences of its test set; at tokens, for nobody reads what
+is computed of padding. The limits are in tests/parity.
 """
 
 from __future__ import annotations
@@ -22,28 +23,24 @@ import jaxbert.models as models
 from benchmarks.results import append_result, environment
 from jaxbert.data import load_demo
 from jaxbert.models import merge_model, split_model
+from jaxbert.models.auto import FAMILIES, HEADS, config_class, model_class
 from jaxbert.tasks import load_examples
 
-TASKS = (
-    "BertModel", "BertForSequenceClassification", "BertForMaskedLM", "BertForTokenClassification",
-    "BertForQuestionAnswering", "BertForMultipleChoice", "BertForNextSentencePrediction",
-    "BertForPreTraining",
-)  # fmt: skip
+ROWS, LENGTH = 3, 24
 Arrays = list[Any]
 
 
-def of_torch(output: Any) -> Arrays:
-    """What a model computes, in jaxbert's order."""
+def outputs_of(output: Any, tokens: Any) -> Arrays:
+    """What a model computes, theirs and ours alike; where it is of tokens, 0 for padding."""
     names = ("logits", "start_logits", "end_logits", "prediction_logits", "seq_relationship_logits")
-    found = [output[name] for name in names if name in output]
-    return found or [output.last_hidden_state, output.pooler_output]
-
-
-def of_jax(output: Any) -> Arrays:
-    """The same of ours."""
-    if isinstance(output, models.EncoderOutput):
-        return [output.last_hidden_state, output.pooler_output]
-    return list(output) if isinstance(output, tuple) else [output]
+    found = [getattr(output, name, None) for name in names]
+    if all(x is None for x in found):
+        found = [output.last_hidden_state, getattr(output, "pooler_output", None)]
+    return [
+        x * tokens.reshape(ROWS, LENGTH, *[1] * (x.ndim - 2)) if x.shape[:2] == tokens.shape else x
+        for x in found
+        if x is not None
+    ]
 
 
 def farthest(ours: Arrays, theirs: Arrays) -> float:
@@ -54,25 +51,29 @@ def farthest(ours: Arrays, theirs: Arrays) -> float:
     )
 
 
-def random_case(task: str, directory: Path) -> tuple[Any, dict[str, np.ndarray]]:
+def random_case(family: str, head: str, directory: Path) -> tuple[Any, dict[str, np.ndarray]]:
     """A random PyTorch model, saved in the directory, and inputs for it."""
     torch.manual_seed(0)
-    config = transformers.BertConfig(
+    config = config_class(family)(
         vocab_size=200, hidden_size=48, num_hidden_layers=3, num_attention_heads=4,
-        intermediate_size=96, max_position_embeddings=64, initializer_range=0.1,
-        attn_implementation="eager",
+        intermediate_size=96, max_position_embeddings=64, initializer_range=0.1, pad_token_id=1,
     )  # fmt: skip
-    reference = getattr(transformers, task)(config).eval()
+    prefix = FAMILIES[family].prefix
+    theirs = getattr(transformers, f"{prefix}Config")(**config.to_hf(), attn_implementation="eager")
+    reference = getattr(transformers, f"{prefix}{head}")(theirs).eval()
     reference.save_pretrained(directory)
     rng = np.random.default_rng(0)
-    shape = (3, 2, 24) if task == "BertForMultipleChoice" else (3, 24)
-    mask = np.arange(24) < np.array([24, 5, 1]).reshape(3, *[1] * (len(shape) - 1))
+    shape = (ROWS, 2, LENGTH) if head == "ForMultipleChoice" else (ROWS, LENGTH)
+    mask = np.arange(LENGTH) < np.array([LENGTH, 5, 1]).reshape(ROWS, *[1] * (len(shape) - 1))
     mask = np.broadcast_to(mask, shape).astype(np.int32)
-    return reference, {
-        "input_ids": rng.integers(1, 200, shape).astype(np.int32) * mask,
+    inputs = {
+        "input_ids": np.where(mask, rng.integers(2, 200, shape), 1).astype(np.int32),
         "attention_mask": mask.copy(),
-        "token_type_ids": rng.integers(0, 2, shape).astype(np.int32),
     }
+    if config.type_vocab_size:
+        types = rng.integers(0, config.type_vocab_size, shape)
+        inputs["token_type_ids"] = types.astype(np.int32)
+    return reference, inputs
 
 
 def gradient_distance(reference: Any, ours: Any, inputs: dict[str, Any], directory: Path) -> float:
@@ -80,7 +81,9 @@ def gradient_distance(reference: Any, ours: Any, inputs: dict[str, Any], directo
 
     Attention's key biases are left out: their gradient is zero but for rounding.
     """
-    sum(x.square().mean() for x in of_torch(reference(**_tensors(inputs)))).backward()
+    mask = inputs["attention_mask"]
+    theirs = outputs_of(reference(**_tensors(inputs)), torch.tensor(mask))
+    sum((x * torch.tensor(_weights(x))).sum() for x in theirs).backward()
     for parameter in reference.parameters():
         grad = parameter.grad
         parameter.data = torch.zeros_like(parameter) if grad is None else grad
@@ -91,8 +94,8 @@ def gradient_distance(reference: Any, ours: Any, inputs: dict[str, Any], directo
     @jax.jit
     @jax.grad
     def gradient(params: Any) -> Any:
-        outputs = of_jax(merge_model(graphdef, params)(**inputs))
-        return sum(jnp.square(x).mean() for x in outputs)
+        outputs = outputs_of(merge_model(graphdef, params)(**inputs), jnp.asarray(mask))
+        return sum((x * _weights(x)).sum() for x in outputs)
 
     distances = [0.0]
     pairs = zip(
@@ -105,18 +108,27 @@ def gradient_distance(reference: Any, ours: Any, inputs: dict[str, Any], directo
     return max(distances)
 
 
+def _weights(x: Any) -> np.ndarray:
+    """One for each number: the mean square of what a LayerNorm puts out has no gradient."""
+    return np.cos(np.arange(np.prod(x.shape), dtype=np.float32)).reshape(x.shape)
+
+
 def _tensors(inputs: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
     return {name: torch.tensor(value).long() for name, value in inputs.items()}
 
 
-def measure_random(task: str) -> dict[str, Any]:
+def measure_random(family: str, head: str) -> dict[str, Any]:
     """Outputs and gradients of one random model."""
     with tempfile.TemporaryDirectory() as work:
-        reference, inputs = random_case(task, Path(work) / "model")
-        ours = getattr(models, task).from_pretrained(Path(work) / "model")
-        outputs = farthest(of_jax(ours(**inputs)), of_torch(reference(**_tensors(inputs))))
+        reference, inputs = random_case(family, head, Path(work) / "model")
+        ours = model_class(family, head).from_pretrained(Path(work) / "model")
+        mask = inputs["attention_mask"]
+        outputs = farthest(
+            outputs_of(ours(**inputs), mask),
+            outputs_of(reference(**_tensors(inputs)), torch.tensor(mask)),
+        )
         gradients = gradient_distance(reference, ours, inputs, Path(work) / "gradients")
-    return {"model": task, "outputs": outputs, "gradients": gradients}
+    return {"model": type(ours).__name__, "outputs": outputs, "gradients": gradients}
 
 
 def measure_demo() -> dict[str, Any]:
@@ -139,7 +151,8 @@ def measure_demo() -> dict[str, Any]:
 def main() -> None:
     """Measures, prints and keeps every row."""
     shared = {"command": "python -m benchmarks.parity", **environment()}
-    for row in [*map(measure_random, TASKS), measure_demo()]:
+    random = ((f, head) for f, row in FAMILIES.items() for head in (*HEADS, *row.further))
+    for row in [*(measure_random(*case) for case in random), measure_demo()]:
         gradients = "" if row["gradients"] is None else f"{row['gradients']:.1e}"
         print(f"{row['model']:32} outputs {row['outputs']:.1e}  gradients {gradients}")
         append_result("parity", row | shared)

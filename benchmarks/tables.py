@@ -97,24 +97,23 @@ def strategies() -> str:
 
 
 def status() -> str:
-    """Which class there is of which family, and what it is trained for."""
-    from jaxbert.models.auto import FAMILIES, HEADS
+    """Which families there are, their classes, and what these are trained for."""
+    from jaxbert.models.auto import FAMILIES, HEADS, config_class
     from jaxbert.tasks import TASKS
 
-    heads = dict.fromkeys([*HEADS, *(head for row in FAMILIES.values() for head in row.further)])
-    tasks = {
-        head: [name for name, task in TASKS.items() if task.head.__name__ == head] for head in heads
-    }
     rows = [
         [
-            f"`...{head}`",
-            *("yes" if f"{row.prefix}{head}" in row.names else "-" for row in FAMILIES.values()),
-            ", ".join(f"`{name}`" for name in tasks[head]) or "-",
+            f"`{name}`",
+            f"`{row.prefix}...`",
+            ", ".join(f"`{head}`" for head in row.further) or "-",
+            ", ".join(f"`{preset}`" for preset in config_class(name).presets),
         ]
-        for head in heads
+        for name, row in FAMILIES.items()
     ]
-    families = [f"`{name}`: `{row.prefix}...`" for name, row in FAMILIES.items()]
-    return table(["class", *families, "`--task`"], rows)
+    tasks = ", ".join(f"`{name}` (`...{task.head.__name__}`)" for name, task in TASKS.items())
+    classes = ", ".join(f"`{head}`" for head in HEADS)
+    header = ["`model_type`", "classes", "heads of its own", "`preset`s, with published sizes"]
+    return f"{table(header, rows)}\n\nEach has {classes}. Tasks: {tasks}."
 
 
 def _parity() -> list[dict[str, Any]]:
