@@ -155,6 +155,22 @@ def main_parity() -> str:
     return f"{table(header, rows)}\n\n`python -m benchmarks.parity`; float32."
 
 
+def windows() -> str:
+    """What a windowed attention layer costs against length, as last measured."""
+    found = {(row["length"], bool(row["window"])): row for row in read_results("windows")}
+
+    def cells(length: int, windowed: bool) -> list[str]:
+        row = found[length, windowed]
+        took = row["milliseconds"]
+        return ["not run" if took is None else f"{took:.0f}", f"{row['temporary_mib']:,.0f}"]
+
+    lengths = sorted({length for length, _ in found})
+    rows = [[f"{length:,}", *cells(length, True), *cells(length, False)] for length in lengths]
+    header = ["tokens", "windowed, ms", "MiB", "full, ms", "MiB"]
+    where = machine(next(iter(found.values())))
+    return f"{table(header, rows)}\n\n`python -m benchmarks.windows`; {where}."
+
+
 PLAN = ("model", "topology", "batch_size", "max_length", "mesh", "attention_dropout")
 KERNELS = {"tpu_custom_call": "Pallas", "__cudnn": "cuDNN"}
 PLAN_COLUMNS = {
@@ -249,6 +265,7 @@ TABLES = {
     "speed": speed,
     "main speed": main_speed,
     "breakdown": breakdown,
+    "windows": windows,
     "lr": lr,
     "strategies": strategies,
     "lab": lab,
