@@ -22,8 +22,9 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # What says Float[Array, "B L D"] is given that, and the same B everywhere in a call.
 ARRAYS = (
-    "models.attention models.dropout models.encoder models.heads models.kernels models.model"
-    " models.primitives models.visibility tasks.losses training.embedding training.step"
+    "models.attention models.dropout models.encoder models.heads models.kernels"
+    " models.model models.positions models.primitives models.visibility tasks.losses"
+    " training.embedding training.step"
 )
 install_import_hook([f"jaxbert.{module}" for module in ARRAYS.split()], "beartype.beartype")
 
@@ -32,6 +33,6 @@ install_import_hook([f"jaxbert.{module}" for module in ARRAYS.split()], "beartyp
 def _the_loggers_level_stays():
     """Commands set the level of the logger "jaxbert"; a test must not find what another has set."""
     logger = logging.getLogger("jaxbert")
-    before = logger.level
+    logger.setLevel(logging.NOTSET)  # a fixture of a module may have run one before
     yield
-    logger.setLevel(before)
+    logger.setLevel(logging.NOTSET)
