@@ -17,7 +17,7 @@ import tiny
 from flax import nnx
 
 import jaxbert
-from jaxbert.data import Tokenized, tokenize
+from jaxbert.data import tokenize
 from jaxbert.models import heads
 from jaxbert.tasks.losses import token_classification
 from jaxbert.weights.rename import Family, Head, Rename, linear, norm
@@ -95,20 +95,17 @@ def encode(examples, tokenizer, max_length, cache_dir=None):
     is_word = ~np.isin(found.input_ids, tokenizer.all_special_ids)
     labels = np.full(len(found.input_ids), -100, np.int32)
     labels[is_word] = examples.labels
-    return Tokenized(
-        found.input_ids, found.token_type_ids, found.offsets, labels, "token", found.truncated
-    )
+    return dataclasses.replace(found, labels=labels, label_layout="token")
 
 
-def score(examples, results):
-    guesses = np.concatenate([rows[1:-1].argmax(-1) for rows in results["logits"]])
-    return {"token_accuracy": float((guesses == examples.labels).mean())}
+def score(config, predicted):
+    guesses = np.concatenate([rows[1:-1].argmax(-1) for rows in predicted.results["logits"]])
+    return {"token_accuracy": float((guesses == predicted.examples.labels).mean())}
 
 
-def decode(config, results):
-    return [
-        {"tags": [config.id2label[i] for i in rows[1:-1].argmax(-1)]} for rows in results["logits"]
-    ]
+def decode(config, predicted):
+    logits = predicted.results["logits"]
+    return [{"tags": [config.id2label[i] for i in rows[1:-1].argmax(-1)]} for rows in logits]
 
 
 ADJECTIVE_TASK = jaxbert.Task(

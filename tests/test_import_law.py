@@ -32,8 +32,8 @@ ORDER = {
         "compute config outputs dropout positions visibility primitives kernels attention encoder "
         "model heads families auto"
     ),
-    "tasks": "losses metrics task text_classification",
-    "data": "tables sources tokenization packing batching demo",
+    "tasks": "options labels losses metrics task text_classification registry",
+    "data": "tables sources features tokenization packing batching prefetch demo",
     "optim": "schedules layers config strategies groups optimizer rate_plan table",
     "lab": "data drift run study range_test journals statistics verdicts plots report",
     "plan": "hardware flops hlo compile search",

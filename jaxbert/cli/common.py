@@ -21,6 +21,7 @@ from jaxbert.errors import InputError
 if TYPE_CHECKING:
     from jaxbert.data import Examples
     from jaxbert.models import EncoderConfig
+    from jaxbert.tasks import Task
     from jaxbert.training import Predictor, Trainer
 
 logger = logging.getLogger("jaxbert")
@@ -81,7 +82,9 @@ def load_model(options: FindOptions, directory: Path, train: Examples, seed: int
     from jaxbert import tasks
     from jaxbert.data import load_tokenizer, vocabulary_size
 
-    task = tasks.get_task(options.task or train.task or tasks.TEXT_CLASSIFICATION)
+    task = tasks.get_task(
+        options.task or train.task or tasks.TEXT_CLASSIFICATION, options.task_options
+    )
     compute = dataclasses.asdict(options.compute)
     model = tasks.load_model(task, directory, examples=train, seed=seed, **compute)[0]
     size = vocabulary_size(load_tokenizer(directory)) if options.resize_token_embeddings else 0
@@ -96,10 +99,14 @@ def make_trainer(options: FindOptions, model: Any, directory: Path, **more: Any)
     Args:
       more: of the arguments of `Trainer`.
     """
+    from jaxbert import tasks
     from jaxbert.data import load_tokenizer
     from jaxbert.training import Trainer
 
-    settings = {"config": options.training, "task": options.task, **more}
+    train = more.get("train")
+    name = options.task or (train and train.task)
+    task = tasks.get_task(name, options.task_options) if name else None
+    settings = {"config": options.training, "task": task, **more}
     return Trainer(model, load_tokenizer(directory), **settings)
 
 
@@ -111,7 +118,13 @@ def make_predictor(options: InferOptions) -> Predictor:
 
     keep_compiled_programs()
     directory = find_model(options)
-    task = tasks.get_task(options.task or tasks.TEXT_CLASSIFICATION)
+    own = tasks.task_of(directory, options.task_options)
+    if options.task and own and own.name != options.task:
+        raise InputError(
+            f"--task {options.task}: {options.model} is for {own.name}; leave --task out, or give "
+            "another model"
+        )
+    task = own or tasks.get_task(options.task or "text-classification", options.task_options)
     compute = dataclasses.asdict(options.compute)
     model, report = tasks.load_model(task, directory, **compute)
     if report.initialized:
@@ -120,19 +133,14 @@ def make_predictor(options: InferOptions) -> Predictor:
             "run jaxbert finetune first"
         )
     training = options.training
-    predictor = Predictor(
+    return Predictor(
         model,
         load_tokenizer(directory),
+        task=task,
         batch_size=training.batch_size,
         max_length=training.max_length,
         engine=make_engine(training.parallel, training.mesh),
     )
-    if options.task not in (None, predictor.task.name):
-        raise InputError(
-            f"--task {options.task}: {options.model} is for {predictor.task.name}; leave --task "
-            "out, or give another model"
-        )
-    return predictor
 
 
 def embed(options: EmbedOptions, texts: Examples) -> Any:
@@ -170,26 +178,41 @@ def read_training_examples(options: FindOptions) -> Examples:
         options.train,
         split=options.splits.train_split,
         task=options.task,
-        **dataclasses.asdict(options.columns),
+        labelled=True,
+        **options.columns.given(),
     )
 
 
-def read_texts(options: InferOptions, source: str) -> tuple[Examples, list[dict[str, Any]]]:
+def read_unlabelled(
+    options: InferOptions, source: str, task: Task
+) -> tuple[Examples, list[dict[str, Any]]]:
     """(examples without labels, for each its row as JSON) of a file or the hub.
 
     Or of standard input: a text a line.
     """
-    from jaxbert.data import Examples, sources, tables, texts_of
+    from jaxbert.data import Examples, sources, tables
 
     if source == "-":
         lines = _lines_of_input()
+        if "text_column" not in task.columns:
+            raise InputError(
+                f"task {task.name} takes more than texts: give a file with the columns "
+                f"{', '.join(filter(None, task.columns.values()))}"
+            )
         return Examples(lines, source="standard input"), [{"text": line} for line in lines]
-    table, name = tables.read_table(source, options.split)
-    columns = dataclasses.asdict(options.columns) | {"label_column": None}
-    examples = texts_of(sources.columns_of(table, name, columns), name)
-    values = {str(column): sources.values_of(table[column]) for column in table}
+    table = tables.read_table(source, options.split)
+    columns = {**task.columns, **options.columns.given()}
+    examples = task.read(table, columns, labelled=False)
+    values = {str(name): sources.values_of(column) for name, column in table.columns.items()}
     rows = zip(*values.values(), strict=True)
     return examples, [dict(zip(values, map(_plain, row), strict=True)) for row in rows]
+
+
+def read_texts(options: InferOptions, source: str) -> Examples:
+    """Texts alone, or pairs of them, of a file, the hub, or standard input."""
+    from jaxbert.tasks import TEXT_CLASSIFICATION
+
+    return read_unlabelled(options, source, TEXT_CLASSIFICATION)[0]
 
 
 def _plain(value: Any) -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import dataclasses
 import logging
 import sys
 from collections.abc import Iterator, Mapping
@@ -239,9 +238,9 @@ def _read_others(options: FinetuneOptions, train: Examples) -> dict[Place, Examp
     places = [(options.eval, splits.eval_split)] if options.eval else []
     places += [(path, splits.test_split) for path in options.test]
     known: dict[str, Any] = {"label_names": train.label_names, "task": train.task}
-    columns: dict[str, Any] = dataclasses.asdict(options.columns)
+    known |= {"labelled": True, **options.columns.given()}
     return {
-        (path, split): tasks.load_examples(path, split=split, **columns, **known)
+        (path, split): tasks.load_examples(path, split=split, **known)
         for path, split in dict.fromkeys(places)
     }
 

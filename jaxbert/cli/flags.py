@@ -12,7 +12,7 @@ from jaxbert.errors import InputError
 from jaxbert.settings import Kind, fields_of, kind_of, part_of
 
 # The headings of `--help`, in its order: those of `settings.setting(group=...)`.
-GROUPS = ("model", "data", "learning rates", "training", "hardware", "run")
+GROUPS = ("model", "data", "task", "learning rates", "training", "hardware", "run")
 _WIDEST = 44  # a metavar that names all choices; longer ones are named in the help
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import logging
 import sys
@@ -34,7 +33,13 @@ _FOREIGN = (
     "training.log_every",
     "training.optimizer",
 )
-_FOREIGN_TO_EMBED = (*_FOREIGN, "columns.label_column", "task", "training.max_length")
+_FOREIGN_TO_EMBED = (
+    *_FOREIGN,
+    "columns.label_column",
+    "task",
+    "task_options",
+    "training.max_length",
+)
 
 
 def add_evaluate_flags(parser: flags.Parser) -> None:
@@ -77,17 +82,21 @@ def _add_texts(parser: flags.Parser) -> None:
 
 def evaluate(args: argparse.Namespace) -> None:
     """`jaxbert evaluate`."""
+    from jaxbert import tasks
+
     options = resolve(InferOptions, vars(args))
     predictor = common.make_predictor(options)
     config = predictor.config
     labels = config.id2label or tuple(map(str, range(config.num_labels)))
     scores = {}
     for source in args.data:
-        examples = predictor.task.read(
+        examples = tasks.load_examples(
             source,
+            task=predictor.task,
             split=options.split,
             label_names=labels,
-            **dataclasses.asdict(options.columns),
+            labelled=True,
+            **options.columns.given(),
         )
         scores[source] = {"examples": len(examples), **predictor.evaluate(examples)}
         common.check_finite(scores[source], source)
@@ -103,7 +112,7 @@ def predict(args: argparse.Namespace) -> None:
     if options.output is not None:
         output = common.free_file(options.output, overwrite=options.overwrite)
     predictor = common.make_predictor(options)
-    texts, rows = common.read_texts(options, args.data)
+    texts, rows = common.read_unlabelled(options, args.data, predictor.task)
     found = [_beside(row, said) for row, said in zip(rows, predictor.predict(texts), strict=True)]
     lines = _json_lines(found, texts.source)
     if output is None:
@@ -154,7 +163,7 @@ def embed(args: argparse.Namespace) -> None:
     output = common.free_file(options.output, overwrite=options.overwrite)
     if output.suffix != ".npy":
         raise InputError(f"--output {output}: want a name that ends in .npy")
-    texts, _ = common.read_texts(options, args.data)
+    texts = common.read_texts(options, args.data)
     vectors = common.embed(options, texts)
     finite = np.isfinite(vectors).all(axis=1)
     if not finite.all():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import logging
 import sys
 from collections.abc import Callable
@@ -158,7 +157,7 @@ def _laboratory(options: LabOptions) -> Laboratory:
             given["test"],
             dict(map(_named, options.out_of_domain)),
             options.neutral,
-            **dataclasses.asdict(options.columns),
+            **options.columns.given(),
         )
     return Laboratory(source, data, options.training, options.compute.dtype)
 

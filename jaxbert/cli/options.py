@@ -28,11 +28,11 @@ from jaxbert.settings import (
     part_of,
     setting,
 )
+from jaxbert.tasks.options import NAMES as TASKS
+from jaxbert.tasks.options import TaskOptions
 from jaxbert.training.config import POOLINGS, TrainConfig
 
 T = TypeVar("T")
-
-TASKS = ("text-classification", "text-regression")
 
 _model = functools.partial(setting, group="model")
 _data = functools.partial(setting, group="data")
@@ -52,11 +52,18 @@ class _Checked:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Columns(_Checked):
-    """Which columns of the data are read, by the names that `load_examples` has for them."""
+    """Which columns of the data are read, by the names that tasks have for them.
 
-    text_column: str = _data("column of the text", default="text")
+    None = as the task calls it. Each says which tasks have it: others refuse it.
+    """
+
+    text_column: str | None = _data("column of the text (text)", default=None)
     text_pair_column: str | None = _data("column of the second text of a pair", default=None)
-    label_column: str = _data("column of the label", default="label")
+    label_column: str | None = _data("column of the label (label)", default=None)
+
+    def given(self) -> dict[str, str]:
+        """Those that are not left to the task."""
+        return {name: value for name, value in dataclasses.asdict(self).items() if value}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -96,6 +103,7 @@ class FindOptions(RateOptions):
     train: str = _data(
         "training examples: csv, tsv, jsonl, parquet, or a hub data set", metavar="FILE_OR_ID"
     )
+    task_options: TaskOptions = part(TaskOptions)
     columns: Columns = part(Columns)
     splits: Splits = part(Splits)
     compute: Compute = part(Compute)
@@ -134,6 +142,7 @@ class InferOptions(_Checked):
         "what the model does; left out, its configuration says", default=None, choices=TASKS
     )
     split: str | None = _data("split of hub data sets", default=None)
+    task_options: TaskOptions = part(TaskOptions)
     columns: Columns = part(Columns)
     compute: Compute = part(Compute)
     training: TrainConfig = part(TrainConfig)

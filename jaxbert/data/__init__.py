@@ -3,15 +3,15 @@
 from jaxbert.data.batching import (
     Batches,
     BatchStats,
-    Prefetch,
     restore_order,
     split_tokens,
 )
 from jaxbert.data.demo import Demo, cache_directory, load_demo
+from jaxbert.data.features import Form, Tokenized, encode
 from jaxbert.data.packing import Shape
+from jaxbert.data.prefetch import Prefetch
 from jaxbert.data.sources import Examples, load_texts, read_columns, texts_of
 from jaxbert.data.tokenization import (
-    Tokenized,
     load_tokenizer,
     save_tokenizer,
     tokenize,
@@ -23,10 +23,12 @@ __all__ = [
     "Batches",
     "Demo",
     "Examples",
+    "Form",
     "Prefetch",
     "Shape",
     "Tokenized",
     "cache_directory",
+    "encode",
     "load_demo",
     "load_texts",
     "load_tokenizer",

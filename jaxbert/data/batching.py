@@ -1,29 +1,31 @@
 """Token ids to batches: the same examples in the same order whatever the layout; seeded, resumable.
 
-A batch is a dict of numpy arrays in one format for padded, bucketed and packed rows (B rows of L
-tokens with S segments; unpacked is S = 1):
+A batch is a dict of numpy arrays in one format for padded, bucketed and packed rows: B rows of L
+tokens with S segments, each a feature. Features that are taken together are a unit (the choices of
+a question; mostly a unit is one feature) and share a row, W segments for each of the row's U units,
+so that S = U W; unpacked is U = 1.
 
   input_ids, token_type_ids [B, L] int32
   segment_ids [B, L] int32: 1 to S, 0 for padding
-  token_index [B, L] uint32: (place of the example in the batch) * max_length + position
+  token_index [B, L] uint32: (place of the unit in the batch) * (its longest) + position in it
   segment_starts [B, S] int32: the column of each segment's first token, 0 where absent
-  weights [B, S] float32: 1 for an example, 0 where absent
-  example_ids [B, S] int32: the example's index in the data set, -1 where absent
-  labels [B, S] int32 or float32; [B, L] int32 with -100 for token tasks; no key without labels
+  weights [B, S] float32: how much a feature counts in the loss, mostly 1; 0 where absent
+  example_ids [B, S] int32: the feature's index in the data set, -1 where absent
+  labels, no key without: [B, S, ...] int32 or float32 of features; [B, L] int32 of tokens, -100
+    where ignored; [B, S, 2] int32 of spans, the row's columns of their first and last token; [B, U]
+    int32 of choices, -1 where absent
 """
 
 from __future__ import annotations
 
-import queue
-import threading
-import time
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxbert.data.features import Tokenized
 from jaxbert.data.packing import (
     Placement,
     Shape,
@@ -33,7 +35,6 @@ from jaxbert.data.packing import (
     fit,
     round_up,
 )
-from jaxbert.data.tokenization import Tokenized
 from jaxbert.errors import InputError
 
 Batch = dict[str, np.ndarray]
@@ -68,12 +69,11 @@ class Batches:
     """The batches of a data set, epoch by epoch.
 
     Args:
-      tokenized: N examples, each of at most `max_length` tokens.
-      batch_size: examples in a batch; the last of an epoch may have fewer. None is dropped or
-        split.
-      max_length: the model's or the user's limit on the tokens of an example.
-      layout: "packed" shares rows between examples; "bucketed" cuts rows to the batch's longest
-        example, rounded up to a bucket; "padded" makes rows of `max_length`.
+      tokenized: features, each of at most `max_length` tokens.
+      batch_size: units in a batch; the last of an epoch may have fewer. None is dropped or split.
+      max_length: the model's or the user's limit on the tokens of a feature.
+      layout: "packed" shares rows between units; "bucketed" cuts rows to the batch's longest unit,
+        rounded up to a bucket; "padded" makes rows of `max_length` for each feature of a unit.
       shuffle: a new order every epoch, from `seed`; otherwise that of the data set.
       part: (i, n): only the i-th of n equal parts of a batch's rows is read and made, all of
         example_ids though.
@@ -131,24 +131,31 @@ class Batches:
         if uneven:
             raise InputError(f"shapes {uneven}: want rows that are multiples of {row_multiple=}")
         self.batch_size = batch_size
-        self.max_length = max_length
+        self.max_length = max_length * tokenized.width  # of a unit
         self.layout = layout
         self.shuffle = shuffle
         self.seed = seed
         self.part = part
         self.row_multiple = row_multiple
         self._tokenized = tokenized
+        self._units = tokenized.offsets[tokenized.features_of]
+        self._lengths = np.diff(self._units)
         self._given = tuple(shapes)
 
     @property
-    def examples(self) -> int:
-        """Examples in the data set."""
+    def features(self) -> int:
+        """Features in the data set."""
         return len(self._tokenized)
+
+    @property
+    def examples(self) -> int:
+        """Units in the data set, which are what batches are counted in."""
+        return len(self._lengths)
 
     @property
     def steps_per_epoch(self) -> int:
         """Batches in an epoch."""
-        return -(-len(self._tokenized) // self.batch_size)
+        return -(-self.examples // self.batch_size)
 
     @cached_property
     def shapes(self) -> tuple[Shape, ...]:
@@ -156,7 +163,7 @@ class Batches:
         rows = round_up(self.batch_size, self.row_multiple)
         if self.layout == "padded":
             return (Shape(rows, self.max_length, 1),)
-        lengths = self._tokenized.lengths
+        lengths = self._lengths
         if self.layout == "bucketed":
             least, most = (bucket(int(n), self.max_length) for n in (lengths.min(), lengths.max()))
             buckets = bucket_lengths(self.max_length)
@@ -176,9 +183,9 @@ class Batches:
     @cached_property
     def stats(self) -> BatchStats:
         """Counts over the first epoch."""
-        plans = (fit(self._tokenized.lengths[m], self.shapes)[0] for m in self._members(0))
+        plans = (fit(self._lengths[m], self.shapes)[0] for m in self._members(0))
         return BatchStats(
-            real_tokens=int(self._tokenized.lengths.sum()),
+            real_tokens=int(self._lengths.sum()),
             computed_tokens=sum(shape.rows * shape.length for shape in plans),
             truncated_examples=self._tokenized.truncated,
             shapes=len(self.shapes),
@@ -191,8 +198,8 @@ class Batches:
         return (self._batch(members) for members in self._members(epoch, start_step))
 
     def _members(self, epoch: int, start_step: int = 0) -> Iterator[np.ndarray]:
-        """Each batch's examples, as indices into the data set."""
-        order = np.arange(len(self._tokenized))
+        """Each batch's units, as indices into the data set."""
+        order = np.arange(self.examples)
         if self.shuffle:
             order = np.random.default_rng([self.seed, epoch]).permutation(len(order))
         for start in range(start_step * self.batch_size, len(order), self.batch_size):
@@ -204,57 +211,106 @@ class Batches:
         if not self.shuffle:
             members = list(self._members(0))
             step = 1 if steps <= _EXACT_BATCHES else -(-steps // _SAMPLED_BATCHES)
-            return [self._tokenized.lengths[m] for m in members[::step]], step == 1
+            return [self._lengths[m] for m in members[::step]], step == 1
         epochs = -(-_SAMPLED_BATCHES // steps)
         members = [m for epoch in range(epochs) for m in self._members(epoch)]
-        return [self._tokenized.lengths[m] for m in members[:_SAMPLED_BATCHES]], False
+        return [self._lengths[m] for m in members[:_SAMPLED_BATCHES]], False
 
     def _batch(self, members: np.ndarray) -> Batch:
-        data = self._tokenized
-        lengths = data.lengths[members]
-        (rows, length, segments), place = fit(lengths, self.shapes)
-        example_ids = np.full((rows, segments), -1, np.int32)
-        example_ids[place.row, place.segment] = members
-        slots = np.arange(len(members))
+        data, width = self._tokenized, self._tokenized.width
+        (rows, length, units), place = fit(self._lengths[members], self.shapes)
+        seats = self._seats(members, place)
+        example_ids = np.full((rows, units * width), -1, np.int32)
+        example_ids[seats.row, seats.segment] = seats.feature
         index, parts = self.part
         rows //= parts
-        here = place.row // rows == index
-        members, lengths, slots = members[here], lengths[here], slots[here]
-        place = Placement(place.row[here] - index * rows, place.column[here], place.segment[here])
+        seats = seats.within(index * rows, rows)
+        lengths = data.lengths[seats.feature]
         position = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        source = np.repeat(data.offsets[members], lengths) + position
-        target = np.repeat(place.row * length + place.column, lengths) + position
-        seat = place.row * segments + place.segment
+        source = np.repeat(data.offsets[seats.feature], lengths) + position
+        target = np.repeat(seats.row * length + seats.column, lengths) + position
 
         def tokens(values: np.ndarray, fill: int = 0, dtype: Any = np.int32) -> np.ndarray:
             return _scatter(values, target, (rows, length), fill, dtype)
 
-        def examples(values: Any, fill: int = 0, dtype: Any = np.int32) -> np.ndarray:
-            return _scatter(values, seat, (rows, segments), fill, dtype)
+        def features(values: Any, fill: int = 0, dtype: Any = np.int32) -> np.ndarray:
+            seat = seats.row * units * width + seats.segment
+            return _scatter(values, seat, (rows, units * width), fill, dtype)
 
-        slot = np.repeat(slots, lengths)
+        weights = 1 if data.weights is None else data.weights[seats.feature]
         batch = {
             "input_ids": tokens(data.input_ids[source]),
             "token_type_ids": tokens(data.token_type_ids[source]),
-            "segment_ids": tokens(np.repeat(place.segment + 1, lengths)),
-            "token_index": tokens(slot * self.max_length + position, dtype=np.uint32),
-            "segment_starts": examples(place.column),
-            "weights": examples(1, dtype=np.float32),
+            "segment_ids": tokens(np.repeat(seats.segment + 1, lengths)),
+            "token_index": tokens(
+                np.repeat(seats.token_index, lengths) + position, dtype=np.uint32
+            ),
+            "segment_starts": features(seats.column),
+            "weights": features(weights, dtype=np.float32),
             "example_ids": example_ids,
+            **{name: tokens(values[source], -1) for name, values in data.further.items()},
         }
-        if data.labels is not None and data.label_layout == "token":
+        if data.labels is None:
+            return batch
+        if data.label_layout == "token":
             batch["labels"] = tokens(data.labels[source], IGNORED_LABEL)
-        elif data.labels is not None:
-            batch["labels"] = examples(data.labels[members], dtype=data.labels.dtype)
+        elif data.label_layout == "span":
+            batch["labels"] = features(data.labels[seats.feature] + seats.column[:, None])
+        elif data.label_layout == "choice":
+            first = seats.segment % width == 0
+            unit = seats.row[first] * units + seats.segment[first] // width
+            chosen = data.labels[seats.unit[first]]
+            batch["labels"] = _scatter(chosen, unit, (rows, units), -1, np.int32)
+        else:
+            batch["labels"] = features(data.labels[seats.feature], dtype=data.labels.dtype)
         return batch
+
+    def _seats(self, members: np.ndarray, place: Placement) -> _Seats:
+        """Where every feature of these units goes, whose units go where `place` says."""
+        data, first = self._tokenized, self._tokenized.features_of[members]
+        counts = self._tokenized.features_of[members + 1] - first
+        unit = np.repeat(np.arange(len(members)), counts)
+        number = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+        feature = first[unit] + number
+        before = data.offsets[feature] - self._units[members][unit]  # tokens of its unit
+        return _Seats(
+            unit=members[unit],
+            feature=feature,
+            row=place.row[unit],
+            column=place.column[unit] + before,
+            segment=place.segment[unit] * data.width + number,
+            token_index=unit * self.max_length + before,
+        )
+
+
+class _Seats(NamedTuple):
+    """Where n features go; each [n] int64.
+
+    unit, feature: which they are. row, column, segment: of their first token. token_index: that
+    token's.
+    """
+
+    unit: np.ndarray
+    feature: np.ndarray
+    row: np.ndarray
+    column: np.ndarray
+    segment: np.ndarray
+    token_index: np.ndarray
+
+    def within(self, first: int, rows: int) -> _Seats:
+        """Those of so many rows from the first on, which becomes row 0."""
+        here = (first <= self.row) & (self.row < first + rows)
+        found = _Seats(*(values[here] for values in self))
+        return found._replace(row=found.row - first)
 
 
 def _scatter(
     values: Any, places: np.ndarray, shape: tuple[int, int], fill: int, dtype: Any
 ) -> np.ndarray:
-    out = np.full(shape[0] * shape[1], fill, dtype)
+    """An array [*shape, ...] with the values [n, ...], or one value, at these of its places."""
+    out = np.full((shape[0] * shape[1], *np.shape(values)[1:]), fill, dtype)
     out[places] = values
-    return out.reshape(shape)
+    return out.reshape(*shape, *out.shape[1:])
 
 
 def restore_order(
@@ -302,63 +358,3 @@ def split_tokens(batch: Mapping[str, np.ndarray], values: np.ndarray) -> dict[in
         ]
         for row, segment in np.argwhere(batch["example_ids"] >= 0)
     }
-
-
-class Prefetch:
-    """Iterates over `batches` on a thread of its own, up to `depth` items ahead of the reader.
-
-    Errors of the thread are raised where the items are read; leaving the loop early stops it.
-    `seconds_waited` adds up how long the reader stood still.
-
-    Example:
-      >>> list(Prefetch(range(3)))
-      [0, 1, 2]
-    """
-
-    def __init__(self, batches: Iterable[Any], depth: int = 2) -> None:
-        if depth < 1:
-            raise InputError(f"{depth=}: want at least 1")
-        self._batches = batches
-        self._depth = depth
-        self.seconds_waited = 0.0
-
-    def __iter__(self) -> Generator[Any, None, None]:
-        items: queue.Queue[tuple[bool, Any]] = queue.Queue(self._depth)
-        stop = threading.Event()
-        thread = threading.Thread(
-            target=_produce, args=(self._batches, items, stop), name="prefetch", daemon=True
-        )
-        thread.start()
-        try:
-            while True:
-                start = time.perf_counter()
-                more, item = items.get()
-                self.seconds_waited += time.perf_counter() - start
-                if not more:
-                    break
-                yield item
-        finally:
-            stop.set()
-            # The thread puts at most one item after `stop`; make room, or it would wait for ever.
-            while not items.empty():
-                items.get_nowait()
-            thread.join()
-        if item is not None:
-            raise item
-
-
-def _produce(batches: Iterable[Any], items: queue.Queue, stop: threading.Event) -> None:
-    """Puts (True, item) for each, then (False, the error that ended it or None)."""
-    error = None
-    try:
-        iterator = iter(batches)
-        for item in iterator:
-            items.put((True, item))
-            if stop.is_set():
-                break
-        if hasattr(iterator, "close"):
-            iterator.close()
-    except BaseException as raised:
-        error = raised
-    if not stop.is_set():
-        items.put((False, error))

@@ -6,12 +6,13 @@ the source, the column, the row and what to do.
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
@@ -24,10 +25,14 @@ class Examples:
     """N texts, or pairs of texts, with or without labels.
 
     texts, pairs: N strings each; pairs None for single texts.
-    labels: [N] int32 indices into `label_names`, or [N] float32 for regression; None without.
+    labels: [N] int32 indices into `label_names`, or [N] float32 for regression, or what else the
+      task says; None without.
     task: the name of the task that the labels are for; None without labels.
-    reason: why they are for that task, for people.
     source: where they came from, for messages.
+    reason: why they are for that task, for people.
+    weights: [N] float32, how much each counts in the loss; None = 1.
+
+    A task whose examples hold more derives a class from this one.
 
     Example:
       >>> films = Examples(("good", "dull"), labels=np.array([1, 0], np.int32),
@@ -43,21 +48,47 @@ class Examples:
     task: str | None = None
     source: str = "memory"
     reason: str = ""
+    weights: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.texts)
 
+    def take(self, chosen: np.ndarray) -> Self:
+        """The examples at these places, in this order.
+
+        Example:
+          >>> Examples(("good", "dull")).take(np.array([1])).texts
+          ('dull',)
+        """
+        pick = lambda values: None if values is None else tuple(values[i] for i in chosen)  # noqa: E731
+        return dataclasses.replace(
+            self,
+            texts=tuple(self.texts[i] for i in chosen),
+            pairs=pick(self.pairs),
+            labels=None if self.labels is None else self.labels[chosen],
+            weights=None if self.weights is None else self.weights[chosen],
+        )
+
+    def unlabelled(self) -> Self:
+        """The same without labels."""
+        return dataclasses.replace(self, labels=None, weights=None, task=None)
+
+    def strings(self) -> tuple[Sequence[str] | None, ...]:
+        """All texts in it, which with the labels make its fingerprint."""
+        return self.texts, self.pairs, self.label_names
+
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 (hex) of texts, pairs, labels and label names; not of where they came from."""
+        """SHA-256 (hex) of texts, labels, their names and weights; not of where they came from."""
         digest = hashlib.sha256()
-        for strings in (self.texts, self.pairs, self.label_names):
+        for strings in self.strings():
             encoded = None if strings is None else [s.encode() for s in strings]
             # The lengths go in too: ("ab", "c") and ("a", "bc") must differ.
             digest.update(repr(encoded and [len(e) for e in encoded]).encode())
             digest.update(b"".join(encoded or ()))
-        if self.labels is not None:
-            digest.update(str(self.labels.dtype).encode() + self.labels.tobytes())
+        for numbers in (self.labels, self.weights):
+            if numbers is not None:
+                digest.update(str(numbers.dtype).encode() + numbers.tobytes())
         return digest.hexdigest()
 
 

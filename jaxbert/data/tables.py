@@ -12,15 +12,27 @@ import io
 import json
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from jaxbert.errors import InputError
 
 Columns = Mapping[str, Any]
 
 
-def read_table(source: Any, split: str | None = None) -> tuple[Columns, str]:
-    """The columns of `source`, and what to call it in a message.
+class Table(NamedTuple):
+    """Columns by name, and what to call them all in a message.
+
+    Example:
+      >>> Table({"text": ["good"]}, "films.csv").name
+      'films.csv'
+    """
+
+    columns: Columns
+    name: str
+
+
+def read_table(source: Any, split: str | None = None) -> Table:
+    """The columns of `source`.
 
     Args:
       source: path of a .csv, .tsv, .jsonl, .json, .parquet or .txt file (of which each line is a
@@ -36,26 +48,26 @@ def read_table(source: Any, split: str | None = None) -> tuple[Columns, str]:
     if isinstance(source, Path) or (isinstance(source, str) and _is_file(source)):
         if split is not None:
             raise InputError(f"split={split!r} is for hub data sets; {source} is a file: leave out")
-        return _read_file(Path(source).expanduser()), str(source)
+        return Table(_read_file(Path(source).expanduser()), str(source))
     if isinstance(source, str):
         return _read_hub(source, split)
     if isinstance(source, Mapping) and source and all(map(_is_dataset, source.values())):
         split, source = _choose_split(source, split, "data set")
-        return _dataset_columns(source), f"data set[{split}]"
+        return Table(_dataset_columns(source), f"data set[{split}]")
     if split is not None:
         raise InputError(f"split={split!r}: the source has no splits; leave split out")
     return _from_memory(source)
 
 
-def _from_memory(source: Any) -> tuple[Columns, str]:
+def _from_memory(source: Any) -> Table:
     if _is_dataset(source):
-        return _dataset_columns(source), "data set"
+        return Table(_dataset_columns(source), "data set")
     if isinstance(source, Mapping):
-        return source, "dict of columns"
+        return Table(source, "dict of columns")
     if hasattr(source, "iloc") and hasattr(source, "columns"):  # of pandas, which is not imported
-        return _frame_columns(source), "data frame"
+        return Table(_frame_columns(source), "data frame")
     if isinstance(source, Iterable) and not isinstance(source, bytes):
-        return _records_to_columns(enumerate(source, 1), "records, item"), "records"
+        return Table(_records_to_columns(enumerate(source, 1), "records, item"), "records")
     raise InputError(
         f"source: got {type(source).__name__}, want a path, a hub id, dicts, a dict of columns, a "
         "pandas.DataFrame, a datasets.Dataset or a datasets.DatasetDict"
@@ -112,7 +124,7 @@ def _read_file(path: Path) -> Columns:
     return reader(path)
 
 
-def _read_hub(source: str, split: str | None) -> tuple[Columns, str]:
+def _read_hub(source: str, split: str | None) -> Table:
     import datasets
 
     name, _, config = source.partition(":")
@@ -126,7 +138,7 @@ def _read_hub(source: str, split: str | None) -> tuple[Columns, str]:
         ) from error
     if isinstance(data, Mapping):
         split, data = _choose_split(data, split, source)
-    return _dataset_columns(data), f"{source}[{split}]"
+    return Table(_dataset_columns(data), f"{source}[{split}]")
 
 
 def _dataset_columns(data: Any) -> Columns:

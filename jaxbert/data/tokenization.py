@@ -1,65 +1,21 @@
-"""Text to token ids, once: alone knows tokenizer files, truncation and the cache of ids."""
+"""Tokenizers: their files, and the texts of examples through them."""
 
 from __future__ import annotations
 
-import hashlib
-import logging
-import zipfile
-import zlib
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
-from itertools import chain
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from jaxbert.atomic import replacing
+from jaxbert.data.features import Form, Tokenized, encode
 from jaxbert.data.sources import Examples
 from jaxbert.errors import InputError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-logger = logging.getLogger("jaxbert")
-
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "tokenizer.model")
-_CACHE_VERSION = 1
-_CHUNK = 8192  # texts encoded at a time: bounds memory, keeps the tokenizer's threads busy
-
-
-@dataclass(frozen=True)
-class Tokenized:
-    """N examples as token ids, one after the other (T tokens in all), special tokens included.
-
-    input_ids, token_type_ids: [T] int32.
-    offsets: [N + 1] int64; example i is input_ids[offsets[i]:offsets[i + 1]].
-    labels: None without; [N] where `label_layout` is "example", int32 or float32; [T] int32, -100
-      where ignored, where it is "token".
-    truncated: how many examples `max_length` cut.
-
-    Example:
-      >>> ids = np.array([2, 6, 3, 2, 3], np.int32)
-      >>> two = Tokenized(ids, np.zeros_like(ids), offsets=np.array([0, 3, 5]))
-      >>> len(two), two.lengths.tolist()
-      (2, [3, 2])
-    """
-
-    input_ids: np.ndarray
-    token_type_ids: np.ndarray
-    offsets: np.ndarray
-    labels: np.ndarray | None = None
-    label_layout: str = "example"
-    truncated: int = 0
-
-    def __len__(self) -> int:
-        return len(self.offsets) - 1
-
-    @cached_property
-    def lengths(self) -> np.ndarray:
-        """[N] int64: tokens of each example."""
-        return np.diff(self.offsets)
 
 
 def load_tokenizer(source: str | Path, revision: str | None = None) -> PreTrainedTokenizerBase:
@@ -157,6 +113,8 @@ def tokenize(
     tokenizer: PreTrainedTokenizerBase,
     max_length: int,
     cache_dir: str | Path | None = None,
+    *,
+    stride: int | None = None,
 ) -> Tokenized:
     """Token ids of every example, cut to `max_length` tokens, as `tokenizer(..., truncation=True)`.
 
@@ -164,6 +122,8 @@ def tokenize(
 
     Args:
       cache_dir: where ids are kept between runs, under a hash of texts, tokenizer and length.
+      stride: None cuts; else a long text is several features, each with so many tokens of the one
+        before, and they count as one example together.
 
     Example:
       >>> from transformers import BertTokenizer
@@ -173,96 +133,14 @@ def tokenize(
       >>> tokenized.input_ids.tolist(), tokenized.truncated
       ([2, 5, 6, 3, 2, 6, 3], 1)
     """
-    special = tokenizer.num_special_tokens_to_add(pair=examples.pairs is not None)
-    if max_length <= special:
-        raise InputError(
-            f"{max_length=} leaves no room for text beside {special} special tokens: want at least "
-            f"{special + 1}"
-        )
-    # A copy, so that the caller's tokenizer keeps its own settings, and none of them counts here.
-    backend = type(tokenizer.backend_tokenizer).from_str(tokenizer.backend_tokenizer.to_str())
-    backend.no_padding()
-    backend.enable_truncation(
-        max_length, strategy="longest_first", direction=tokenizer.truncation_side
-    )
-    if cache_dir is None:
-        tokenized = _encode(examples, backend)
-    else:
-        path = Path(cache_dir) / f"tokens-{_cache_key(examples, backend)}.npz"
-        cached = _load_cached(path, len(examples))
-        tokenized = _encode(examples, backend) if cached is None else cached
-        if cached is None:
-            try:
-                _save_cached(path, tokenized)
-            except OSError as error:  # the ids are there all the same
-                logger.warning("%s cannot be written: %s", path, error.strerror)
-    empty = np.flatnonzero(tokenized.lengths == 0)
-    if len(empty):
-        raise InputError(
-            f"{examples.source}: the tokenizer makes no token of the text in data row "
-            f"{empty[0] + 1} (and {len(empty) - 1} more): delete empty texts"
-        )
-    return replace(tokenized, labels=examples.labels)
-
-
-def _encode(examples: Examples, backend: Any) -> Tokenized:
-    inputs: Sequence[Any] = examples.texts
-    if examples.pairs is not None:
-        inputs = list(zip(examples.texts, examples.pairs, strict=True))
-    ids, types, lengths, truncated = [], [], [], 0
-    for start in range(0, len(inputs), _CHUNK):
-        try:
-            encodings = backend.encode_batch_fast(inputs[start : start + _CHUNK])
-        except Exception as error:  # the library has no class for it: no [UNK], for one
-            raise InputError(
-                f"{examples.source}: the tokenizer cannot encode a text ({error}): mend its "
-                "vocabulary, or take the one that belongs to the model"
-            ) from error
-        ids.append(_flat(e.ids for e in encodings))
-        types.append(_flat(e.type_ids for e in encodings))
-        lengths += [len(e) for e in encodings]
-        truncated += sum(bool(e.overflowing) for e in encodings)
-    offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
-    return Tokenized(np.concatenate(ids), np.concatenate(types), offsets, truncated=truncated)
-
-
-def _flat(lists: Any) -> np.ndarray:
-    return np.fromiter(chain.from_iterable(lists), np.int32)
-
-
-def _cache_key(examples: Examples, backend: Any) -> str:
-    import tokenizers
-
-    # The backend's state holds vocabulary, rules and truncation; the library's version, the rest.
-    state = f"{_CACHE_VERSION} {tokenizers.__version__} {examples.fingerprint} {backend.to_str()}"
-    return hashlib.sha256(state.encode()).hexdigest()[:32]
-
-
-def _load_cached(path: Path, examples: int) -> Tokenized | None:
-    """What `_save_cached` wrote; None if there is nothing, or nothing whole."""
-    try:
-        # Opened here: numpy leaves a damaged file open.
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
-            found = Tokenized(
-                file["input_ids"],
-                file["token_type_ids"],
-                file["offsets"],
-                truncated=int(file["truncated"]),
-            )
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
-        return None
-    tokens = len(found.input_ids)
-    whole = len(found.token_type_ids) == tokens == found.offsets[-1] and len(found) == examples
-    return found if whole else None
-
-
-def _save_cached(path: Path, tokenized: Tokenized) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        np.savez(
-            file,
-            input_ids=tokenized.input_ids,
-            token_type_ids=tokenized.token_type_ids,
-            offsets=tokenized.offsets,
-            truncated=np.int64(tokenized.truncated),
-        )
+    pairs = examples.pairs
+    inputs = examples.texts if pairs is None else list(zip(examples.texts, pairs, strict=True))
+    form = Form(pairs=pairs is not None, stride=stride)
+    found = encode(inputs, form, tokenizer, max_length, source=examples.source, cache_dir=cache_dir)
+    if stride is None:
+        return replace(found, labels=examples.labels, weights=examples.weights)
+    assert found.example_of is not None, "a stride makes features"
+    share = 1 / np.bincount(found.example_of).astype(np.float32)
+    weights = share if examples.weights is None else share * examples.weights
+    labels = None if examples.labels is None else examples.labels[found.example_of]
+    return replace(found, labels=labels, weights=weights[found.example_of])

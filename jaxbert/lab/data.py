@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jaxbert.data import Examples, load_demo, load_texts
+from jaxbert.data import Examples, load_demo
 from jaxbert.errors import InputError
 from jaxbert.tasks import TEXT_CLASSIFICATION, load_examples
 
@@ -72,18 +71,7 @@ def sample(examples: Examples, count: int | None, seed: int) -> Examples:
         return examples
     if count > len(examples):
         raise InputError(f"{examples.source}: {count} examples wanted, there are {len(examples)}")
-    return select(examples, np.random.default_rng(seed).permutation(len(examples))[:count])
-
-
-def select(examples: Examples, chosen: np.ndarray) -> Examples:
-    """The examples at these places, in this order."""
-    pick = lambda strings: tuple(strings[i] for i in chosen)  # noqa: E731
-    return dataclasses.replace(
-        examples,
-        texts=pick(examples.texts),
-        pairs=None if examples.pairs is None else pick(examples.pairs),
-        labels=None if examples.labels is None else examples.labels[chosen],
-    )
+    return examples.take(np.random.default_rng(seed).permutation(len(examples))[:count])
 
 
 def load_data(
@@ -92,24 +80,19 @@ def load_data(
     test: str,
     out_of_domain: Mapping[str, str],
     neutral: str | None,
-    *,
-    text_column: str = "text",
-    text_pair_column: str | None = None,
-    label_column: str | None = None,
+    **columns: Any,
 ) -> Data:
     """The examples of files, or of whatever else `load_examples` reads.
 
     Args:
       out_of_domain: {name: source}.
       neutral: None = the texts of `test`.
-      text_column, text_pair_column, label_column: of all of them.
+      columns: of all of them, as of `load_examples`.
     """
-    load = functools.partial(
-        load_examples,
-        text_column=text_column,
-        text_pair_column=text_pair_column,
-        label_column=label_column,
-    )
+
+    def load(source: str, **known: Any) -> Examples:
+        return load_examples(source, labelled=True, **columns, **known)
+
     pool = load(train)
     read = {
         name: load(source, label_names=pool.label_names, task=pool.task)
@@ -118,7 +101,8 @@ def load_data(
     if neutral is None:
         texts = read["test"]
     else:
-        texts = load_texts(neutral, text_column=text_column, text_pair_column=text_pair_column)
+        own = {name: column for name, column in columns.items() if name != "label_column"}
+        texts = load_examples(neutral, task=TEXT_CLASSIFICATION, labelled=False, **own)
     return Data(pool, read.pop("development"), read.pop("test"), read, texts)
 
 
@@ -135,9 +119,9 @@ def demo_data() -> tuple[Path, Data]:
     tests, neutral = {}, whole.neutral
     for name, examples in whole.out_of_domain.items():
         order = np.random.default_rng(0).permutation(len(examples))
-        tests[name] = select(examples, np.sort(order[:DEMO_OUT_OF_DOMAIN]))
+        tests[name] = examples.take(np.sort(order[:DEMO_OUT_OF_DOMAIN]))
         if name == "nyt":
             chosen = order[DEMO_OUT_OF_DOMAIN : DEMO_OUT_OF_DOMAIN + DEMO_NEUTRAL]
-            neutral = select(examples, np.sort(chosen))
+            neutral = examples.take(np.sort(chosen))
     drawn = dataclasses.replace(whole, out_of_domain=tests, neutral=neutral, domain="film reviews")
     return demo.model, drawn

@@ -203,6 +203,8 @@ class ForSequenceClassification(_OfTexts):
 class ForMultipleChoice(_OfTexts):
     """Which of several continuations: logits [B, choices] for inputs [B, choices, L].
 
+    Packed, a segment a choice, the inputs are [B, L] and the logits [B, S].
+
     Example:
       >>> from jaxbert.models import BertConfig, BertForMultipleChoice
       >>> config = BertConfig.preset("bert-tiny")
@@ -225,12 +227,12 @@ class ForMultipleChoice(_OfTexts):
         dropout: Dropout | None = None,
         **packed: Any,
     ) -> ClassifierOutput:
-        """The arguments of `EncoderModel.__call__`, each [B, choices, L]."""
-        if given := [name for name, value in packed.items() if value is not None]:
-            raise InputError(f"{', '.join(given)}: choices are not packed; give rows [B, N, L]")
-        ids = jnp.asarray(input_ids)
+        """The arguments of `EncoderModel.__call__`, each [B, choices, L] or, packed, [B, L]."""
+        ids, further = jnp.asarray(input_ids), (attention_mask, token_type_ids, position_ids)
+        if packed:
+            logits = super().__call__(ids, *further, dropout=dropout, **packed).logits
+            return ClassifierOutput(logits[..., 0])
         batch, choices, length = ids.shape
-        further = (attention_mask, token_type_ids, position_ids)
         flat = [None if x is None else jnp.asarray(x).reshape(-1, length) for x in further]
         if dropout is not None:
             dropout = dropout._replace(token_index=dropout.token_index.reshape(-1, length))

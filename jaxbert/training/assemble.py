@@ -84,7 +84,7 @@ def assemble(
     start = initial_params(model, config)
     graphdef, _ = split_model(model)
     step, plan = make_step(graphdef, start, task, config, engine, steps_per_epoch)
-    settings = (config.label_smoothing, config.accumulation, task.name, task.loss)
+    settings = (config.label_smoothing, config.accumulation, task.key)
     kept = kept_programs(programs, engine, plan.program_key, *settings, graphdef)
     # A copy: the state's memory is given to each next state, the caller's model is not.
     state = init_state(jax.tree.map(jnp.copy, start), plan.optimizer, config.seed)
@@ -178,7 +178,8 @@ def tell_what_is_cut(tokenized: Tokenized, source: str, max_length: int) -> None
 
 def _place_of(tokenized: Tokenized, token: int) -> int:
     """The row, counted from 1, that a token of all is in."""
-    return int(np.searchsorted(tokenized.offsets, token, side="right"))
+    feature = int(np.searchsorted(tokenized.offsets, token, side="right")) - 1
+    return tokenized.example(feature) + 1
 
 
 def initial_params(model: Model, config: TrainConfig) -> Params:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -19,10 +18,10 @@ from jaxbert.data import (
     split_tokens,
 )
 from jaxbert.errors import InputError
-from jaxbert.models import merge_model, split_model
+from jaxbert.models import EncoderConfig, merge_model, split_model
 from jaxbert.models.model import Model
 from jaxbert.tasks import Task, choose_task
-from jaxbert.tasks.task import Results
+from jaxbert.tasks.task import Predicted, Results
 from jaxbert.training.assemble import (
     ProgramCache,
     check_max_length,
@@ -83,7 +82,7 @@ class Predictor:
         row_multiple: int | None = None,
         programs: ProgramCache | None = None,
     ) -> None:
-        self.task = choose_task(task, model)
+        self.task = choose_task(task, model).bound(tokenizer)
         check_max_length(model.config, max_length)
         self.tokenizer, self.config = tokenizer, model.config
         self.engine = engine or make_engine()
@@ -92,8 +91,7 @@ class Predictor:
         self._cache_dir = cache_dir
         self._graphdef, self.params = split_model(model)
         step = make_eval_step(self._graphdef, self.task, shard=self.engine.shard)
-        of_task = (self.task.name, self.task.loss, self.task.outputs)
-        kept = kept_programs(programs, self.engine, "evaluation", of_task, self._graphdef)
+        kept = kept_programs(programs, self.engine, "evaluation", self.task.key, self._graphdef)
         self.step = Compiled(step, self.engine, programs=kept)
 
     @property
@@ -107,26 +105,53 @@ class Predictor:
 
     def scorer(self, examples: Examples) -> Callable[[Params], dict[str, float]]:
         """What `evaluate` does, for parameters that are given, again and again."""
-        self.task.check_labels(self.config, examples)
-        batches = self.batches(examples)
+        run = self._runner(examples)
 
         def score(params: Params) -> dict[str, float]:
-            results, loss = self.run(params, batches)
-            return {"loss": cast(float, loss), **self.task.score(examples, results)}
+            predicted = run(params)
+            assert predicted.loss is not None, "there are labels"
+            return {"loss": predicted.loss, **self.task.score(self.config, predicted)}
 
         return score
 
+    def _runner(self, examples: Examples) -> Callable[[Params], Predicted]:
+        """parameters -> what they make of labelled examples."""
+        self.task.check_labels(self.config, examples)
+        tokenized = self.encode(examples)
+        batches = self._batches(tokenized)
+        return lambda params: Predicted(examples, tokenized, *self.run(params, batches))
+
+    def calibrated(self, examples: Examples) -> EncoderConfig:
+        """The model's configuration, with the thresholds that suit these labelled examples."""
+        if self.task.calibrate is None:
+            return self.config
+        return self.task.calibrate(self.config, self._runner(examples)(self.params))
+
     def predict(self, texts: Sequence[str] | Examples) -> list[dict[str, Any]]:
         """For each text what the task makes of it: {"label", "probabilities"}, {"score"}, ..."""
-        return self.task.decode(self.config, self.results(texts))
+        return self.task.decode(self.config, self._predicted(texts))
 
     def logits(self, texts: Sequence[str] | Examples) -> Any:
-        """[N, C] float32, in the order of the texts; of a token task a list of [length, C]."""
-        return self.results(texts)["logits"]
+        """[F, C] float32, of the texts in their order, or of all windows of long ones.
+
+        Raises:
+          InputError: the task keeps none.
+        """
+        results = self.results(texts)
+        if "logits" not in results:
+            raise InputError(
+                f"task {self.task.name} keeps no logits but {', '.join(results)}: see results()"
+            )
+        return results["logits"]
 
     def results(self, texts: Sequence[str] | Examples) -> Results:
-        """{field of the model's outputs: its values}, in the order of the texts."""
-        return self.run(self.params, self.batches(as_examples(texts)))[0]
+        """{name: values}: what the task keeps of the model's outputs, in the order of the texts."""
+        return self._predicted(texts).results
+
+    def _predicted(self, texts: Sequence[str] | Examples) -> Predicted:
+        examples = as_examples(texts)
+        tokenized = self.encode(examples)
+        return Predicted(examples, tokenized, *self.run(self.params, self._batches(tokenized)))
 
     def encode(self, examples: Examples) -> Tokenized:
         """Token ids of the examples; tells how many were cut.
@@ -141,8 +166,11 @@ class Predictor:
 
     def batches(self, examples: Examples, *, shuffle: bool = False, seed: int = 0) -> Batches:
         """The batches of the examples, in their order or, with `shuffle`, in one by the seed."""
+        return self._batches(self.encode(examples), shuffle=shuffle, seed=seed)
+
+    def _batches(self, tokenized: Tokenized, *, shuffle: bool = False, seed: int = 0) -> Batches:
         return Batches(
-            self.encode(examples),
+            tokenized,
             self.batch_size,
             max_length=self.max_length,
             layout=self.layout,
@@ -156,7 +184,7 @@ class Predictor:
     def run(self, params: Params, batches: Batches) -> tuple[Results, float | None]:
         """(the results, and with labels the mean loss) of every batch, in the examples' order."""
         return run_batches(
-            self.step, self.engine.put_state(params), batches, self.task.label_layout
+            self.step, self.engine.put_state(params), batches, self.task.result_layout
         )
 
 
@@ -169,8 +197,8 @@ def run_batches(
       layout: "example": results are [B, S, ...]; "token": [B, L, ...].
 
     Returns:
-      ({field: values in the data set's order}, the mean loss or None); values are [N, ...], or of
-      tokens a list of N arrays [length, ...].
+      ({name: values in the data set's order}, the mean loss or None); values are [F, ...] of
+      features, or of tokens a list of F arrays [length, ...].
     """
     seen, loss_sum, count = [], 0.0, 0.0
     for batch, out in _pipelined(step, params, batches):
@@ -178,21 +206,21 @@ def run_batches(
         if "loss_sum" in out:
             loss_sum += float(out["loss_sum"])
             count += float(out["count"])
-    collect = _of_tokens if layout == "token" else _of_examples
-    results = {name: collect(seen, name, batches.examples) for name in seen[0][1]}
+    collect = _of_tokens if layout == "token" else _of_features
+    results = {name: collect(seen, name, batches.features) for name in seen[0][1]}
     return results, loss_sum / count if count else None
 
 
-def _of_examples(seen: list[tuple[Any, Any]], name: str, examples: int) -> np.ndarray:
+def _of_features(seen: list[tuple[Any, Any]], name: str, features: int) -> np.ndarray:
     ids = [batch["example_ids"] for batch, _ in seen]
-    return restore_order(ids, [results[name] for _, results in seen], examples)
+    return restore_order(ids, [results[name] for _, results in seen], features)
 
 
-def _of_tokens(seen: list[tuple[Any, Any]], name: str, examples: int) -> list[np.ndarray]:
+def _of_tokens(seen: list[tuple[Any, Any]], name: str, features: int) -> list[np.ndarray]:
     found: dict[int, np.ndarray] = {}
     for batch, results in seen:
         found |= split_tokens(batch, results[name])
-    return [found[i] for i in range(examples)]
+    return [found[i] for i in range(features)]
 
 
 def _pipelined(step: Compiled, params: Params, batches: Batches) -> Iterator[tuple[Any, Any]]:
@@ -214,7 +242,7 @@ def as_examples(texts: Sequence[str] | Examples) -> Examples:
       InputError: a single text, for it is a sequence of letters; no texts; what is no text.
     """
     if isinstance(texts, Examples):
-        return dataclasses.replace(texts, labels=None)
+        return texts.unlabelled()
     if isinstance(texts, str):
         raise InputError(f"texts={texts[:40]!r} is one text; want a list of texts, as [text]")
     if isinstance(texts, bytes | Mapping) or not isinstance(texts, Iterable):

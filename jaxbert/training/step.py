@@ -92,6 +92,7 @@ def make_train_step(
 
     def loss_sum(trainable: Params, frozen: Params, rows: Batch, key: Array) -> SumAndCount:
         model = merge_model(graphdef, _combine(trainable, frozen))
+        rows = task.prepared(rows, key)
         outputs = model(**model_inputs(rows), dropout=Dropout(key, rows["token_index"]))
         with jax.named_scope("loss"):
             return task.loss(outputs, rows, smoothing)
@@ -150,15 +151,16 @@ def _norms(grads: Params, label_of: Mapping[str, str]) -> dict[str, Any]:
 def make_eval_step(
     graphdef: Any, task: Task, *, shard: Shard = unsharded
 ) -> Callable[[Params, Batch], dict[str, Any]]:
-    """(params, batch) -> {"results": {field: rows}, and with labels "loss_sum", "count"}.
+    """(params, batch) -> {"results": {name: rows}, and with labels "loss_sum", "count"}.
 
-    Without dropout and without smoothing. The fields are the task's `outputs`.
+    Without dropout and without smoothing. The results are the task's.
     """
 
     def results_and_sums(model: nnx.Module, batch: Batch) -> tuple[Any, tuple[Array, ...]]:
+        batch = task.prepared(batch, dropout_key(0, 0))
         outputs = model(**model_inputs(batch))
-        rows = {name: getattr(outputs, name) for name in task.outputs}
-        return rows, task.loss(outputs, batch, 0.0) if "labels" in batch else ()
+        sums = task.loss(outputs, batch, 0.0) if "labels" in batch else ()
+        return dict(task.results(outputs, batch)), sums
 
     def step(params: Params, batch: Batch) -> dict[str, Any]:
         results, sums = shard(in_microbatches(graphdef, results_and_sums))(params, batch)

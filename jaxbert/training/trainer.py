@@ -100,7 +100,7 @@ class Trainer:
         self._about, self._programs = about or {}, programs
         show = {True: "bar", False: "nothing", None: "bar" if sys.stderr.isatty() else "lines"}
         self._show = show[progress] if distributed.is_first() else "nothing"
-        self.task = choose_task(task, model, train)
+        self.task = choose_task(task, model, train).bound(tokenizer)
         if train is not None and distributed.is_first():
             logger.info("task %s: %s", self.task.name, train.reason or "as the model is made for")
         self._check(train, evaluation)
@@ -225,7 +225,7 @@ class Trainer:
     def _check(self, train: Examples | None, evaluation: Examples | None) -> None:
         """InputError for settings that could have no effect, or fail only later."""
         config = self.config
-        if train is not None and train.labels is None:
+        if train is not None and train.labels is None and self.task.labelled:
             raise InputError(f"{train.source}: training needs labels")
         if config.label_smoothing and not self.task.smooths_labels:
             raise InputError(
@@ -258,7 +258,7 @@ class Trainer:
     def _training_batches(self, examples: Examples) -> Batches:
         config = self.config
         return Batches(
-            self.predictor.encode(examples),
+            self.predictor.encode(self.task.weigh(examples)),
             config.batch_size,
             max_length=config.max_length,
             layout=config.layout,

@@ -1,5 +1,7 @@
 """Batches: the same examples whatever the layout, each once, resumable, in the promised format."""
 
+import dataclasses
+import itertools
 import threading
 import time
 
@@ -8,9 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxbert.data.batching import Batches, Prefetch, restore_order, split_tokens
+from jaxbert.data.batching import Batches, restore_order, split_tokens
+from jaxbert.data.features import Tokenized
 from jaxbert.data.packing import Shape
-from jaxbert.data.tokenization import Tokenized
+from jaxbert.data.prefetch import Prefetch
 
 MAX_LENGTH = 24
 LAYOUTS = ("packed", "bucketed", "padded")
@@ -369,3 +372,87 @@ def test_leaving_early_stops_the_thread_and_closes_the_source(depth, read):
             break
     assert closed.wait(5)
     assert not [t for t in threading.enumerate() if t.name == "prefetch"]
+
+
+# Units of several features, and what may stand beside the ids
+
+
+def questions(counts, seed=0, **more):
+    """Units of so many features each, of 2 to 6 tokens."""
+    lengths = np.random.default_rng(seed).integers(2, 7, sum(counts))
+    found = make(lengths, labels=None)
+    return dataclasses.replace(found, units=np.concatenate([[0], np.cumsum(counts)]), **more)
+
+
+COUNTS = (3, 2, 3, 1, 3, 2, 2)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_features_of_a_unit_share_a_row(layout):
+    asked = questions(COUNTS, labels=np.array([2, 1, 0, 0, 2, 0, 1], np.int32),
+                      label_layout="choice")  # fmt: skip
+    seen = {}
+    for batch in Batches(asked, 3, max_length=6, layout=layout, row_multiple=2).epoch(0):
+        segments, units = batch["weights"].shape[1], batch["labels"].shape[1]
+        assert segments == 3 * units
+        for row, unit in np.argwhere(batch["labels"] >= 0):
+            ids = batch["example_ids"][row, 3 * unit : 3 * unit + 3]
+            seen[tuple(ids[ids >= 0].tolist())] = int(batch["labels"][row, unit])
+            for seat, feature in enumerate(ids[ids >= 0], 3 * unit):
+                columns = np.flatnonzero(batch["segment_ids"][row] == seat + 1)
+                assert columns[0] == batch["segment_starts"][row, seat]
+                tokens = asked.input_ids[asked.of_feature(feature)]
+                np.testing.assert_array_equal(batch["input_ids"][row, columns], tokens)
+        assert ((batch["labels"] >= 0).sum(), batch["weights"].sum()) == (
+            len(set(batch["token_index"][batch["segment_ids"] > 0] // 18)),
+            (batch["example_ids"] >= 0).sum(),
+        )
+    firsts = np.cumsum((0, *COUNTS))
+    wanted = [tuple(range(a, b)) for a, b in itertools.pairwise(firsts)]
+    assert seen == dict(zip(wanted, asked.labels.tolist(), strict=True))
+
+
+def test_a_token_of_a_unit_has_the_same_number_in_every_layout():
+    asked = questions(COUNTS)
+    numbers = []
+    for layout in LAYOUTS:
+        (batch,) = Batches(asked, 7, max_length=6, layout=layout).epoch(0)
+        there = batch["segment_ids"] > 0
+        numbers.append(
+            dict(zip(batch["token_index"][there], batch["input_ids"][there], strict=True))
+        )
+    assert numbers[0] == numbers[1] == numbers[2]
+    assert len(numbers[0]) == len(asked.input_ids)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_spans_weights_and_further_columns(layout):
+    lengths = [5, 3, 6, 4]
+    labels = np.array([[0, 0], [1, 2], [3, 5], [2, 2]], np.int32)
+    weights = np.array([1, 0.5, 2, 0.25], np.float32)
+    data = make(lengths, labels=None)
+    data = dataclasses.replace(
+        data, labels=labels, label_layout="span", weights=weights,
+        further={"number": 7 * data.input_ids},
+    )  # fmt: skip
+    (batch,) = Batches(data, 4, max_length=6, layout=layout).epoch(0)
+    padding = batch["segment_ids"] == 0
+    np.testing.assert_array_equal(batch["number"], np.where(padding, -1, 7 * batch["input_ids"]))
+    for row, seat in np.argwhere(batch["example_ids"] >= 0):
+        feature = batch["example_ids"][row, seat]
+        assert batch["weights"][row, seat] == weights[feature]
+        tokens = data.input_ids[data.of_feature(feature)][labels[feature]]
+        np.testing.assert_array_equal(batch["input_ids"][row, batch["labels"][row, seat]], tokens)
+
+
+def test_several_processes_make_the_parts_of_a_batch_of_units():
+    asked = questions(COUNTS, labels=np.zeros(7, np.int32), label_layout="choice")
+    (whole,) = Batches(asked, 7, max_length=6, row_multiple=2).epoch(0)
+    parts = [
+        next(Batches(asked, 7, max_length=6, row_multiple=2, part=(i, 2)).epoch(0))
+        for i in range(2)
+    ]
+    for name in whole:
+        joined = np.concatenate([part[name] for part in parts])
+        wanted = whole[name] if name != "example_ids" else np.concatenate([whole[name]] * 2)
+        np.testing.assert_array_equal(joined, wanted)

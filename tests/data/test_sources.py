@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from jaxbert.data import Examples
-from jaxbert.tasks.text_classification import CLASSIFICATION, REGRESSION, load_examples
+from jaxbert.tasks import load_examples
+from jaxbert.tasks.options import TEXT_CLASSIFICATION as CLASSIFICATION
+from jaxbert.tasks.options import TEXT_REGRESSION as REGRESSION
 
 TEXTS = ("a", "b", "c", "d")
 
@@ -68,7 +70,7 @@ def test_a_task_that_is_named_decides():
     examples = _load(["3", "4"], task=REGRESSION)
     assert examples.labels.dtype == np.float32
     assert _load(["3.0", "2.5"], task=CLASSIFICATION).label_names == ("2.5", "3.0")
-    with pytest.raises(ValueError, match=r"task='multi': want 'text-classification'"):
+    with pytest.raises(ValueError, match=r"task='multi' must be one of text-classification"):
         _load(["a", "b"], task="multi")
 
 

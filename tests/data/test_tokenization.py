@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer, BertTokenizer
 
-from jaxbert.data import tokenization
+from jaxbert.data import features
 from jaxbert.data.sources import Examples
 from jaxbert.data.tokenization import load_tokenizer, save_tokenizer, tokenize
 
@@ -74,7 +74,7 @@ def test_stored_padding_and_truncation_do_not_leak(model_directory, tokenizer):
 
 def test_chunks_join(tokenizer, monkeypatch):
     whole = tokenize(Examples(TEXTS), tokenizer, 16)
-    monkeypatch.setattr(tokenization, "_CHUNK", 2)
+    monkeypatch.setattr(features, "_CHUNK", 2)
     chunked = tokenize(Examples(TEXTS), tokenizer, 16)
     np.testing.assert_array_equal(whole.input_ids, chunked.input_ids)
     np.testing.assert_array_equal(whole.offsets, chunked.offsets)
@@ -105,8 +105,8 @@ def test_text_without_any_token(tokenizer):
 @pytest.fixture
 def count_encodings(monkeypatch):
     calls = []
-    encode = tokenization._encode
-    monkeypatch.setattr(tokenization, "_encode", lambda *a: calls.append(1) or encode(*a))
+    encode = features._encode
+    monkeypatch.setattr(features, "_encode", lambda *a: calls.append(1) or encode(*a))
     return calls
 
 

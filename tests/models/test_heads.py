@@ -187,8 +187,17 @@ def test_what_is_not_hugging_faces_is_by_keyword_only():
     ids, ones = inputs["input_ids"], np.ones_like(inputs["input_ids"])
     with pytest.raises(TypeError, match="positional argument"):
         model(ids, ones, ones, inputs["position_ids"], inputs["segment_ids"])
-    with pytest.raises(ValueError, match="segment_ids: choices are not packed"):
-        BertForMultipleChoice(CONFIG, rngs=nnx.Rngs(0))(ids[None], segment_ids=ids[None])
+
+
+def test_choices_packed_are_choices_in_rows():
+    model = BertForMultipleChoice(CONFIG, rngs=nnx.Rngs(0))
+    (packed, index), (padded, rows) = packed_batch(), padded_batch()
+    got = model(**packed, dropout=Dropout(dropout_key(0, 0), jnp.asarray(index))).logits
+    assert got.shape == (3, 2)
+    mask = padded["segment_ids"][None]
+    drawn = Dropout(dropout_key(0, 0), jnp.asarray(rows)[None])
+    wanted = model(padded["input_ids"][None], mask, dropout=drawn).logits
+    assert_close(pick_packed(got), wanted[0], terms=TERMS)
 
 
 def test_refusals():

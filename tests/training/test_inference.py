@@ -11,10 +11,10 @@ from flax import nnx
 from tolerance import assert_close, network_terms
 
 from jaxbert import cpu
-from jaxbert.data import Batches, Examples, tokenize
+from jaxbert.data import Batches, Examples, Tokenized, tokenize
 from jaxbert.errors import InputError
 from jaxbert.models import BertConfig, BertForTokenClassification, BertModel, split_model
-from jaxbert.tasks import TEXT_CLASSIFICATION, TEXT_REGRESSION
+from jaxbert.tasks import TEXT_CLASSIFICATION, TEXT_REGRESSION, Predicted
 from jaxbert.tasks.text_classification import probabilities
 from jaxbert.training.embedding import embed, make_embed_step, own_max_length
 from jaxbert.training.engines import Compiled, JitEngine
@@ -109,12 +109,17 @@ def test_unknown_pooling():
         make_embed_step(None, pooling="max")
 
 
+def predicted(logits):
+    ids = np.arange(len(logits), dtype=np.int32)
+    return Predicted(None, Tokenized(ids, ids, np.arange(len(logits) + 1)), {"logits": logits})
+
+
 def test_predictions_and_probabilities():
     logits = np.array([[1.0, 3.0, 2.0], [1000.0, -1000.0, 0.0]], np.float32)
     config = tiny.model(3).config
-    told = TEXT_CLASSIFICATION.decode(config, {"logits": logits})
+    told = TEXT_CLASSIFICATION.decode(config, predicted(logits))
     assert [row["label"] for row in told] == ["1", "0"]
-    told = TEXT_REGRESSION.decode(config, {"logits": logits[:, :1]})
+    told = TEXT_REGRESSION.decode(config, predicted(logits[:, :1]))
     assert told == [{"score": 1.0}, {"score": 1000.0}]
     p = probabilities(logits)
     np.testing.assert_allclose(p[0], np.exp([1, 3, 2]) / np.exp([1, 3, 2]).sum(), rtol=1e-9)
