@@ -81,7 +81,7 @@ def dropout(x: jax.Array, rate: float, site: int, state: Dropout | None) -> jax.
     if state is None or rate == 0:
         return x
     features = jnp.expand_dims(_feature_bits(x.shape[-1]), range(x.ndim - 1))
-    bits = _token_bits(site, state)[..., None], features
+    bits = token_bits(site, state)[..., None], features
     return _drop(rate, x, bits)
 
 
@@ -110,7 +110,7 @@ def attention_token_bits(
     if state is None or rate == 0:
         return None
     asking = state if columns is None else state.select(columns)
-    return _token_bits(site, asking), mix(state.token_index)
+    return token_bits(site, asking), mix(state.token_index)
 
 
 def head_bits(queries: jax.Array, head: jax.Array) -> jax.Array:
@@ -118,7 +118,8 @@ def head_bits(queries: jax.Array, head: jax.Array) -> jax.Array:
     return mix(queries ^ mix(head.astype(jnp.uint32) * _GOLDEN))
 
 
-def _token_bits(site: int, state: Dropout) -> jax.Array:
+def token_bits(site: int, state: Dropout) -> jax.Array:
+    """[B, L] uint32: bits of each token for a site of the network."""
     site_key = mix(state.key + jnp.uint32(site) * _GOLDEN)
     return mix(site_key ^ mix(state.token_index))
 

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from jaxbert.errors import InputError
 from jaxbert.models.compute import Compute
@@ -28,6 +28,7 @@ from jaxbert.models.outputs import (
     QuestionAnsweringOutput,
 )
 from jaxbert.models.primitives import LayerNorm, Linear, activation_function, product
+from jaxbert.models.visibility import take_columns
 
 CLASSIFIER_SITE = 1 << 16  # beyond the sites of any encoder
 
@@ -82,9 +83,13 @@ class TaskModel(Model):
         *,
         segment_ids: ArrayLike | None = None,
         segment_starts: ArrayLike | None = None,
+        columns: Int[Array, "B K"] | None = None,
         dropout: Dropout | None = None,
     ) -> Any:
-        """The arguments of `EncoderModel.__call__`; the outputs by their names, in float32."""
+        """The arguments of `EncoderModel.__call__`; the outputs by their names, in float32.
+
+        columns: which tokens of each row a head for tokens reads; its outputs are of those.
+        """
         encoded = self.encoder(
             input_ids,
             attention_mask,
@@ -96,6 +101,10 @@ class TaskModel(Model):
             pooled_only=not self.uses_tokens,
         )
         with jax.named_scope("head"):
+            if columns is not None:
+                tokens = take_columns(encoded.last_hidden_state, columns)
+                encoded = encoded._replace(last_hidden_state=tokens)
+                dropout = None if dropout is None else dropout.select(columns)
             rows = (
                 None if x is None else jnp.asarray(x)
                 for x in (segment_starts, segment_ids, attention_mask)

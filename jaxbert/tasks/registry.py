@@ -14,13 +14,18 @@ from jaxbert.data.tables import Table, read_table
 from jaxbert.errors import InputError
 from jaxbert.models import Compute, EncoderConfig
 from jaxbert.models.auto import FAMILIES, AutoConfig, model_class
+from jaxbert.tasks.masked_lm import masked_lm
 from jaxbert.tasks.options import TaskOptions
 from jaxbert.tasks.task import Task
 from jaxbert.tasks.text_classification import read_texts, text_classification, text_regression
 from jaxbert.weights.directory import model_directory, read_config
 from jaxbert.weights.pretrained import LoadReport, load_pretrained
 
-_MAKERS: tuple[Callable[[TaskOptions], Task], ...] = (text_classification, text_regression)
+_MAKERS: tuple[Callable[[TaskOptions], Task], ...] = (
+    text_classification,
+    text_regression,
+    masked_lm,
+)
 TASKS: dict[str, Task] = {task.name: task for task in (make(TaskOptions()) for make in _MAKERS)}
 _MAKER_OF = dict(zip(TASKS, _MAKERS, strict=True))
 TEXT_CLASSIFICATION, TEXT_REGRESSION = TASKS["text-classification"], TASKS["text-regression"]

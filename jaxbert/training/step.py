@@ -27,7 +27,7 @@ Batch = Mapping[str, Array]
 Shard = Callable[[OverRows], OverRows]
 
 # What of a batch the model reads; the rest is the loss's or the host's.
-MODEL_INPUTS = ("input_ids", "token_type_ids", "segment_ids", "segment_starts")
+MODEL_INPUTS = ("input_ids", "token_type_ids", "segment_ids", "segment_starts", "columns")
 
 
 class TrainState(NamedTuple):
@@ -113,6 +113,7 @@ def make_train_step(
         key = dropout_key(state.seed, state.step)
         # Cast before they are gathered: half the bytes on the wire.
         _, (total, count, grads) = shard(sums)(cast(state.params, param_dtype), batch, key)
+        count = jnp.where(count > 0, count, 1.0)  # nothing counts: a loss of 0, and no gradient
         grads = jax.tree.map(lambda g: g / count, grads)
         with jax.named_scope("gradient_norms"):
             norms = _norms(grads, plan.labels)

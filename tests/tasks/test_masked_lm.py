@@ -1,0 +1,292 @@
+"""Words are hidden as BERT's pre-training hides them, whatever the layout, and learned from."""
+
+import collections
+import json
+import math
+
+import jax
+import numpy as np
+import pytest
+import tiny
+from flax import nnx
+from tolerance import assert_close, assert_gradients_close, network_terms
+
+from jaxbert import Examples, TrainConfig, Trainer, load_examples
+from jaxbert.cli import main
+from jaxbert.data import Batches
+from jaxbert.data.batching import IGNORED_LABEL
+from jaxbert.errors import InputError
+from jaxbert.models import BertConfig, BertForMaskedLM, dropout_key, split_model
+from jaxbert.optim import RatePlan
+from jaxbert.tasks import TaskOptions, get_task
+from jaxbert.tasks.masked_lm import WORD_STARTS, Masks
+from jaxbert.training import make_engine
+from jaxbert.training.engines import Compiled
+from jaxbert.training.step import init_state, make_train_step
+
+CONFIG = BertConfig(**tiny.SHAPE | {"num_hidden_layers": 1, "hidden_dropout_prob": 0.1})
+MASK = tiny.WORDS.index("[MASK]")
+SHARE = 0.3
+TASK = get_task("masked-lm", TaskOptions(mask_probability=SHARE))
+TEXTS = load_examples({"text": list(tiny.TEXTS)}, task="masked-lm")
+
+
+@pytest.fixture(scope="module")
+def task(tokenizer):
+    return TASK.bound(tokenizer)
+
+
+@pytest.fixture(scope="module")
+def encoded(tokenizer):
+    return TASK.encode(TEXTS, tokenizer, 16)
+
+
+def rows(encoded, layout, **options):
+    (batch,) = Batches(encoded, 13, max_length=16, layout=layout, **options).epoch(0)
+    return batch
+
+
+def on_device(batch):
+    return {name: jax.numpy.asarray(values) for name, values in batch.items()}
+
+
+def hidden(batch, masks, step=0):
+    """{(token's number): (what the model reads, what it was)} of the hidden tokens."""
+    found = masks(on_device(batch), dropout_key(0, step))
+    columns, labels = np.asarray(found["columns"]), np.asarray(found["labels"])
+    read = np.take_along_axis(np.asarray(found["input_ids"]), columns, 1)
+    numbers = np.take_along_axis(batch["token_index"], columns, 1)
+    there = labels != IGNORED_LABEL
+    return {
+        int(n): (int(r), int(w))
+        for n, r, w in zip(numbers[there], read[there], labels[there], strict=True)
+    }
+
+
+def test_so_many_of_each_text_whatever_the_layout(task, encoded):
+    found = [hidden(rows(encoded, layout), task.prepare) for layout in ("packed", "padded")]
+    assert found[0] == found[1]
+    per_text = collections.Counter(number // 16 for number in found[0])
+    words = encoded.lengths - 2
+    assert [per_text[i] for i in range(13)] == [max(1, round(SHARE * n)) for n in words.tolist()]
+    for number, (_, was) in found[0].items():
+        assert encoded.input_ids[encoded.offsets[number // 16] + number % 16] == was > MASK
+    assert hidden(rows(encoded, "packed"), task.prepare, step=1).keys() != found[0].keys()
+
+
+def test_nothing_else_is_changed(task, encoded):
+    batch = on_device(rows(encoded, "packed"))
+    found = task.prepare(batch, dropout_key(0, 0))
+    changed = np.asarray(found["input_ids"]) != batch["input_ids"]
+    numbers = set(np.asarray(batch["token_index"])[changed].tolist())
+    assert numbers <= hidden(batch, task.prepare).keys()
+    assert {name for name in batch if found[name] is not batch[name]} == {"input_ids"}
+
+
+def test_eighty_ten_ten():
+    size, length = 64, 512
+    ids = np.full((size, length), 7, np.int32)
+    batch = {
+        "input_ids": ids,
+        "segment_ids": np.ones_like(ids),
+        "token_index": np.arange(ids.size, dtype=np.uint32).reshape(ids.shape),
+        "segment_starts": np.zeros((size, 1), np.int32),
+        WORD_STARTS: np.zeros_like(ids),
+    }
+    found = hidden(batch, Masks(mask_token_id=1, vocab_size=1000, share=0.15))
+    assert len(found) == size * round(0.15 * length)
+    names = {1: "masked", 7: "kept"}
+    kinds = collections.Counter(names.get(r, "random") for r, _ in found.values())
+    # Binomial: five standard deviations.
+    for kind, share in (("masked", 0.8), ("kept", 0.1), ("random", 0.1)):
+        deviation = math.sqrt(len(found) * share * (1 - share))
+        assert abs(kinds[kind] - share * len(found)) < 5 * deviation, kinds
+    random = [r for r, _ in found.values() if r not in (1, 7)]
+    assert min(random) >= 0
+    assert max(random) < 1000
+    assert len(set(random)) > 0.6 * len(random)  # of 1,000 about 490 would be 390 different ones
+
+
+def test_whole_words_are_hidden_together(tokenizer, tmp_path):
+    pieces = [*tiny.WORDS, "##s", "##ing"]
+    (tmp_path / "vocab.txt").write_text("\n".join(pieces), encoding="utf-8")
+    from jaxbert import load_tokenizer
+
+    tokenizer = load_tokenizer(tmp_path)
+    task = get_task("masked-lm", TaskOptions(mask_probability=0.5, whole_words=True))
+    texts = load_examples(
+        {"text": ["films plots musicings end casts story"] * 13}, task="masked-lm"
+    )
+    encoded = task.encode(texts, tokenizer, 16)
+    # [CLS] film s plot s music ing s end cast s story [SEP]
+    assert encoded.further[WORD_STARTS][:13].tolist() == [-1, 0, 1, 0, 1, 0, 1, 2, 0, 0, 1, 0, -1]
+    words = [{1, 2}, {3, 4}, {5, 6, 7}, {8}, {9, 10}, {11}]
+    chosen = hidden(rows(encoded, "packed"), task.bound(tokenizer).prepare)
+    by_text = [{n % 16 for n in chosen if n // 16 == i} for i in range(13)]
+    for columns in by_text:
+        assert 3 <= len(columns) <= 6  # of 11 tokens 6, and words of up to 3 that would not fit
+        assert columns == set().union(*(word for word in words if word & columns))
+    assert len({frozenset(columns) for columns in by_text}) > 3
+
+
+def test_a_long_text_is_read_in_windows_and_a_blank_one_left_out(tokenizer):
+    long = " ".join(["film"] * 30)
+    texts = load_examples({"text": [long, "  ", "dull"]}, task="masked-lm")
+    assert texts.reason == "2 texts, 1 left out for it is empty"
+    encoded = TASK.encode(texts, tokenizer, 12)
+    assert encoded.lengths.tolist() == [12, 12, 12, 3]
+    assert encoded.truncated == 0
+    with pytest.raises(InputError, match="dict of columns holds no text to learn from"):
+        load_examples({"text": [" "]}, task="masked-lm")
+
+
+# The step
+
+NETWORK = split_model(BertForMaskedLM(CONFIG, rngs=nnx.Rngs(0)))
+TERMS = network_terms(CONFIG, 16, True)
+
+
+def one_step(task, encoded, layout, *, chosen=None, accumulation=1):
+    """(loss, count, gradient) of the first batch; a step of SGD takes off the gradient."""
+    chosen = chosen or make_engine()
+    graphdef, params = NETWORK
+    plan = RatePlan.make(tiny.PLAIN, params, 10, 2)
+    step = make_train_step(graphdef, plan, task, accumulation=accumulation, shard=chosen.shard)
+    batch = rows(encoded, layout, row_multiple=chosen.parts * accumulation)
+    state = chosen.put_state(init_state(jax.tree.map(jax.numpy.copy, params), plan.optimizer, 3))
+    state, values = Compiled(step, chosen)(state, chosen.put_batch(batch))
+    after = tiny.leaves(chosen.gather(state.params))
+    moved = {path: leaf - after[path] for path, leaf in tiny.leaves(params).items()}
+    return float(values["loss"]), float(values["count"]), moved
+
+
+@pytest.fixture(scope="module")
+def padded(task, encoded):
+    return one_step(task, encoded, "padded")
+
+
+@pytest.mark.parametrize(
+    ("engine", "accumulation"),
+    [(("jit", None), 1), (("jit", None), 3), (("pmap", None), 1), (("mesh", "data=4,fsdp=2"), 1)],
+    ids=str,
+)
+def test_packed_rows_learn_the_same(task, encoded, padded, engine, accumulation):
+    chosen = make_engine(*engine)
+    loss, count, moved = one_step(task, encoded, "packed", chosen=chosen, accumulation=accumulation)
+    assert count == padded[1] == sum(max(1, round(SHARE * (n - 2))) for n in encoded.lengths)
+    assert_close(loss, padded[0], terms=TERMS)
+    assert_gradients_close(moved, padded[2], terms=TERMS, floor=1.0)
+
+
+def test_the_head_reads_the_hidden_tokens_alone(task, encoded):
+    batch = on_device(rows(encoded, "packed"))
+    model = BertForMaskedLM(CONFIG, rngs=nnx.Rngs(0))
+    found = task.prepare(batch, dropout_key(0, 0))
+    inputs = {n: found[n] for n in ("input_ids", "token_type_ids", "segment_ids", "segment_starts")}
+    some = model(**inputs, columns=found["columns"]).logits
+    every = np.asarray(model(**inputs).logits)
+    picked = np.take_along_axis(every, np.asarray(found["columns"])[..., None], 1)
+    assert_close(some, picked, terms=TERMS)
+    assert some.shape[1] < every.shape[1]
+
+
+def test_texts_without_a_word_make_no_loss(tokenizer, task):
+    nothing = TASK.encode(
+        Examples(("[UNK]",) * 13, task="masked-lm", source="nothing"), tokenizer, 16
+    )
+    loss, count, moved = one_step(task, nothing, "padded")
+    assert (loss, count) == (0.0, 1.0)
+    assert not any(leaf.any() for leaf in moved.values())
+
+
+# The whole way
+
+
+@pytest.fixture(scope="module")
+def model_directory(tmp_path_factory, tokenizer):
+    """An encoder without a head."""
+    directory = tmp_path_factory.mktemp("encoder")
+    tiny.encoder().save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    lines = ["a good film", "", *tiny.TEXTS] * 2
+    (directory / "lines.txt").write_text("\n".join(lines), encoding="utf-8")
+    return directory
+
+
+@pytest.fixture(scope="module")
+def trained(model_directory, tmp_path_factory):
+    output = tmp_path_factory.mktemp("mlm") / "run"
+    lines = str(model_directory / "lines.txt")
+    main(
+        ["finetune", "--model", str(model_directory), "--task", "masked-lm", "--train", lines,
+         "--eval", lines, "--output", str(output), "--epochs", "3", "--max-length", "16",
+         "--learning-rate", "1e-2", "--strategy", "uniform", "--checkpoint-every", "1"]
+    )  # fmt: skip
+    return output
+
+
+def test_the_command_learns_and_tells(trained, capsys, monkeypatch):
+    run = tiny.run_json(trained)
+    scores = [found["perplexity"] for found in run["evaluations"]]
+    assert scores[-1] < scores[0]
+    assert run["best"]["metric"] == "perplexity"
+    assert math.exp(run["evaluations"][-1]["loss"]) == pytest.approx(scores[-1])
+    (trained.parent / "gaps.txt").write_text("a [MASK] film\ngood\n[MASK] [MASK]\n")
+    main(["predict", str(trained.parent / "gaps.txt"), "--model", str(trained),
+               "--max-length", "16"])  # fmt: skip
+    told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [len(row["masks"]) for row in told] == [1, 0, 2]
+    guesses = [guess["probability"] for guess in told[0]["masks"][0]]
+    assert len(guesses) == 5
+    assert guesses == sorted(guesses, reverse=True)
+    assert 0 < sum(guesses) <= 1 + 1e-6
+
+
+def test_what_it_learned_is_fine_tuned(trained, tmp_path):
+    (tmp_path / "films.csv").write_text("text,label\ngood,1\nbad,0\nfine film,1\ndull,0\n")
+    main(
+        ["finetune", "--model", str(trained), "--train", str(tmp_path / "films.csv"), "--output",
+         str(tmp_path / "run"), "--epochs", "1", "--max-length", "16"]
+    )  # fmt: skip
+    assert tiny.run_json(tmp_path / "run")["task"] == "text-classification"
+
+
+def test_a_resumed_run_is_the_uninterrupted_one(tokenizer, tmp_path, monkeypatch):
+    from jaxbert.training.loop import Loop
+
+    programs = {}
+
+    def make(output, resume=False):
+        config = TrainConfig(epochs=3, batch_size=4, max_length=16, log_every=1, seed=5,
+                             optimizer=tiny.ADAMW, checkpoint_every=1)  # fmt: skip
+        return Trainer(
+            BertForMaskedLM(CONFIG, rngs=nnx.Rngs(0)), tokenizer, train=TEXTS, config=config,
+            task=TASK, output=output, resume=resume, progress=False, programs=programs,
+        )  # fmt: skip
+
+    whole = make(tmp_path / "whole")
+    whole.fit()
+    between = Loop._between_steps
+
+    def stop(self):
+        between(self)
+        if self.progress.step == 5:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Loop, "_between_steps", stop)
+    with pytest.raises(KeyboardInterrupt):
+        make(tmp_path / "run").fit()
+    monkeypatch.undo()
+    resumed = make(tmp_path / "run", resume=True)
+    resumed.fit()
+    tiny.assert_equal(resumed.predictor.params, whole.predictor.params)
+    assert tiny.lines(tmp_path / "run") == tiny.lines(tmp_path / "whole")
+
+
+def test_a_tokenizer_without_a_mask_is_refused(tokenizer):
+    import copy
+
+    bare = copy.deepcopy(tokenizer)
+    bare.mask_token = None
+    with pytest.raises(InputError, match="the tokenizer has no mask token"):
+        TASK.bound(bare)
