@@ -23,8 +23,8 @@ _HOMES = {
     "jaxbert.data": ("Examples", "load_demo", "load_texts", "load_tokenizer"),
     "jaxbert.errors": ("DivergedError", "InputError"),
     "jaxbert.optim": ("OptimizerConfig", "RatePlan", "STRATEGIES", "make_optimizer"),
-    "jaxbert.tasks": ("TASKS", "Task", "load_examples"),
-    "jaxbert.training": ("Predictor", "TrainConfig", "Trainer", "assemble", "embed"),
+    "jaxbert.tasks": ("TASKS", "Task", "TaskOptions", "get_task", "load_examples"),
+    "jaxbert.training": ("Callback", "Predictor", "TrainConfig", "Trainer", "assemble", "embed"),
 }
 
 __getattr__, __dir__, _names = lazy(__name__, _HOMES)

@@ -40,7 +40,7 @@ ORDER = {
     "cli": "flags options common finetune infer rates lab plan main",
     "training": (
         "distributed config engines step assemble predictor embedding run_directory lock"
-        " record checkpoint interruption loop trainer outline"
+        " record checkpoint interruption pace callbacks card run loop trainer outline hub"
     ),
     "training/engines": "base jit pmap mesh programs",
 }

@@ -193,12 +193,16 @@ def _make_trainer(
 
 
 def _finetune(options: FinetuneOptions, *, overwrite: bool, resume: bool) -> None:
+    from jaxbert.training import hub
+    from jaxbert.training.card import model_card
     from jaxbert.training.distributed import is_first
-    from jaxbert.training.run_directory import check, place_of, read_run, write_run
+    from jaxbert.training.run_directory import CARD, check, place_of, read_run, write_run
 
     output = Path(options.output)
     if not resume:
         check(output, overwrite=overwrite)
+    if options.push_to_hub and is_first():
+        hub.check_repository(options.push_to_hub)
     train = common.read_training_examples(options)
     examples = _read_others(options, train)
     trainer = _make_trainer(
@@ -224,7 +228,10 @@ def _finetune(options: FinetuneOptions, *, overwrite: bool, resume: bool) -> Non
         return
     finished = read_run(output) | {"scores": scores, "peak_memory_bytes": _peak_memory()}
     write_run(output, finished)
+    write_text(output / CARD, model_card(finished))
     _print_results(finished, output)
+    if options.push_to_hub:
+        print(f"copied to {hub.push(output, options.push_to_hub)}")
 
 
 def _read_others(options: FinetuneOptions, train: Examples) -> dict[Place, Examples]:

@@ -120,6 +120,11 @@ class FinetuneOptions(FindOptions):
         "labelled examples to report on; repeatable", default=(), metavar="FILE_OR_ID"
     )
     output: str = _run("directory for the run", metavar="DIR")
+    push_to_hub: str | None = _run(
+        "hub repository that the finished model is copied to, private where it is new",
+        default=None,
+        metavar="OWNER/NAME",
+    )
 
     def __post_init__(self) -> None:
         # One file in a TOML file; a list, as JSON has it.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -26,7 +27,11 @@ _MAKERS: tuple[Callable[[TaskOptions], Task], ...] = (
     text_regression,
     masked_lm,
 )
-TASKS: dict[str, Task] = {task.name: task for task in (make(TaskOptions()) for make in _MAKERS)}
+_DEFAULT = TaskOptions()
+TASKS: dict[str, Task] = {
+    task.name: dataclasses.replace(task, options=_DEFAULT)
+    for task in (make(_DEFAULT) for make in _MAKERS)
+}
 _MAKER_OF = dict(zip(TASKS, _MAKERS, strict=True))
 TEXT_CLASSIFICATION, TEXT_REGRESSION = TASKS["text-classification"], TASKS["text-regression"]
 
@@ -51,7 +56,7 @@ def get_task(task: str | Task, options: TaskOptions | None = None) -> Task:
     if options is None:
         return TASKS[task]
     options.check(task)
-    return _MAKER_OF[task](options)
+    return dataclasses.replace(_MAKER_OF[task](options), options=options)
 
 
 def load_examples(

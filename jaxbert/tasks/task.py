@@ -76,6 +76,7 @@ class Task:
       labelled: whether it needs labels.
       label_layout: what has a label: an "example", "token", "span" or "choice", see `Tokenized`.
       smooths_labels: whether label smoothing has a meaning.
+      options: what it was made with, a `TaskOptions`; None for tasks that have none.
       bind: (task, tokenizer) -> the task for models with that tokenizer; None = for any.
 
     Example:
@@ -105,6 +106,7 @@ class Task:
     labelled: bool = True
     label_layout: str = "example"
     smooths_labels: bool = True
+    options: Any = None
     bind: Callable[[Task, Any], Task] | None = None
 
     @property

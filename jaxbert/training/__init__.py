@@ -7,6 +7,7 @@ from jaxbert.lazy import lazy
 if TYPE_CHECKING:
     from jaxbert.errors import DivergedError
     from jaxbert.training.assemble import Assembly, assemble
+    from jaxbert.training.callbacks import Callback
     from jaxbert.training.config import TrainConfig
     from jaxbert.training.embedding import embed
     from jaxbert.training.engines import make_engine
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "jaxbert.errors": ("DivergedError",),
     "jaxbert.training.assemble": ("Assembly", "assemble"),
+    "jaxbert.training.callbacks": ("Callback",),
     "jaxbert.training.config": ("TrainConfig",),
     "jaxbert.training.embedding": ("embed",),
     "jaxbert.training.engines": ("make_engine",),

@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import datetime
 import itertools
 import logging
 import math
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -27,12 +25,12 @@ from jaxbert.training.checkpoint import Checkpoints
 from jaxbert.training.config import TrainConfig
 from jaxbert.training.engines import Compiled
 from jaxbert.training.interruption import Interruption
+from jaxbert.training.pace import Pace, Window
 from jaxbert.training.record import Log
 from jaxbert.training.step import Params, TrainState, global_norm
 
 logger = logging.getLogger("jaxbert")
 
-SECONDS_BETWEEN_LINES = 15.0
 _GROWTH = 1000.0  # of the parameters' norm over a run: more is no training
 
 
@@ -146,7 +144,7 @@ class Loop:
         """
         from tqdm.contrib.logging import logging_redirect_tqdm
 
-        self._record, self._pace = record, _Pace(self.progress.step)
+        self._record, self._pace = record, Pace(self.progress.step)
         with self._interruption, logging_redirect_tqdm(), self._bar() as bar:
             # A run that was stopped between a step and its evaluation makes up for it.
             if self._is_due(self.progress.step) and self.progress.evaluated < self.progress.step:
@@ -180,7 +178,7 @@ class Loop:
     def _epoch(self, bar: Any) -> None:
         """The epoch, or what is left of it."""
         stream = Prefetch(self._batches.epoch(*divmod(self.progress.step, self.steps_per_epoch)))
-        window = _Window(stream)
+        window = Window(stream)
         with contextlib.closing(iter(stream)) as batches:
             for batch in batches:
                 self._one_step(batch)
@@ -191,7 +189,7 @@ class Loop:
                     bar.set_postfix_str(f"loss {loss:.4f}", refresh=False)
                     if self._show == "lines":
                         self._pace.tell(self.progress.step, self.total_steps, loss)
-                    window = _Window(stream)
+                    window = Window(stream)
                 with window.paused():
                     self._between_steps()
                 if self._is_over():
@@ -244,7 +242,7 @@ class Loop:
     def _falls_on(self, step: int, every: int) -> bool:
         return step > 0 and (step % every == 0 or step == self.total_steps)
 
-    def _log(self, window: _Window) -> float:
+    def _log(self, window: Window) -> float:
         """Writes the line of the present step; its loss."""
         assert self._unchecked is not None, "a line of the log is of a step"
         step, values = self._unchecked
@@ -327,6 +325,7 @@ class Loop:
             "config": dataclasses.asdict(self.config),
         }
         self._checkpoints.save(self.state, notes, best=self.progress.best_step or None)
+        self._record.write("checkpoint", self.progress.step, {})
 
     def _bar(self) -> Any:
         from tqdm import tqdm
@@ -344,56 +343,3 @@ def _table(rates: Mapping[str, Schedule], total_steps: int) -> dict[str, np.ndar
     """{group: [T] float32}: every rate of the run, so that no step computes one."""
     steps = np.arange(total_steps)
     return {group: np.asarray(rate(steps), np.float32) for group, rate in rates.items()}
-
-
-class _Pace:
-    """Tells where a run is, where no bar can: now and then, in a line.
-
-    Args:
-      step: of the run, now.
-    """
-
-    def __init__(self, step: int) -> None:
-        self._first, self._start = step, time.perf_counter()
-        self._told = self._start
-
-    def tell(self, step: int, total: int, loss: float) -> None:
-        """A line, if the last one is long enough ago."""
-        now = time.perf_counter()
-        if now - self._told < SECONDS_BETWEEN_LINES:
-            return
-        self._told = now
-        # Of the whole run so far: evaluations and checkpoints take their share of what is left too.
-        rate = (step - self._first) / (now - self._start)
-        left = datetime.timedelta(seconds=round((total - step) / rate))
-        logger.info(
-            "step %d of %d: loss %.4f, %.2f steps/s, %s left", step, total, loss, rate, left
-        )
-
-
-class _Window:
-    """How fast it went since the last line of the log, evaluations and checkpoints left out."""
-
-    def __init__(self, stream: Prefetch) -> None:
-        self._stream, self._waited_before = stream, stream.seconds_waited
-        self._start = time.perf_counter()
-        self._examples = self._tokens = 0
-
-    def add(self, batch: Mapping[str, np.ndarray]) -> None:
-        self._examples += int((batch["example_ids"] >= 0).sum())
-        processes = len(batch["example_ids"]) // len(batch["segment_ids"])  # each has some rows
-        self._tokens += int((batch["segment_ids"] > 0).sum()) * processes
-
-    def speed(self) -> dict[str, float]:
-        seconds = time.perf_counter() - self._start
-        return {
-            "examples_per_second": self._examples / seconds,
-            "tokens_per_second": self._tokens / seconds,
-            "waiting_share": (self._stream.seconds_waited - self._waited_before) / seconds,
-        }
-
-    @contextlib.contextmanager
-    def paused(self) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self._start += time.perf_counter() - start

@@ -97,7 +97,9 @@ class Predictor:
     @property
     def model(self) -> Model:
         """The model with the present parameters."""
-        return merge_model(self._graphdef, self.params)
+        model = merge_model(self._graphdef, self.params)
+        model.config = self.config  # which thresholds may have joined
+        return model
 
     def evaluate(self, examples: Examples) -> dict[str, float]:
         """Loss and every metric of the task on labelled examples."""

@@ -24,6 +24,7 @@ from jaxbert.weights.json_files import read_json
 from jaxbert.weights.writer import INDEX, SINGLE
 
 RUN, METRICS, EVENTS, CHECKPOINTS = "run.json", "metrics.jsonl", "tensorboard", "checkpoints"
+CARD = "README.md"
 PREPARED = "prepared"  # status of a run without a step: nothing is lost by starting it again
 UNFINISHED = "unfinished"  # a run on its way to replace the one beside it
 LOCK = "run.lock"
@@ -34,7 +35,7 @@ _FREE = ("log_every", "checkpoint_every", "keep_checkpoints", "parallel", "mesh"
 
 # What a run writes, by patterns of whole names; a tokenizer's files are those of any kind.
 _FILES = (
-    *map(re.escape, (RUN, METRICS, SETTINGS, LOCK, CONFIG, SINGLE, INDEX, _READY)),
+    *map(re.escape, (RUN, METRICS, CARD, SETTINGS, LOCK, CONFIG, SINGLE, INDEX, _READY)),
     r"model-\d{5}-of-\d{5}\.safetensors",
     r"tokenizer\.(json|model)|(tokenizer_config|special_tokens_map|added_tokens)\.json",
     r"vocab\.(txt|json)|merges\.txt|(spiece|sentencepiece\.bpe)\.model|chat_template\.jinja",
@@ -118,7 +119,7 @@ def check_same(output: Path, now: Mapping[str, Any]) -> None:
     """That the newest run in a directory can go on as what is described.
 
     Args:
-      now: as in run.json: "config", "compute", "model_config", "data".
+      now: as in run.json: "config", "compute", "model_config", "task_options", "data".
 
     Raises:
       FileNotFoundError: there is no run; InputError: it differs, and in what, or its checkpoints
@@ -128,7 +129,8 @@ def check_same(output: Path, now: Mapping[str, Any]) -> None:
     run = read_run(place)
     differ = [
         key
-        for part in ("config", "compute", "model_config")
+        for part in ("config", "compute", "model_config", "task_options")
+        if part in run  # the first runs had no options of tasks
         for key, value in now[part].items()
         if key not in _FREE and _get(run, part, key) != value
     ]

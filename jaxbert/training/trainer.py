@@ -6,7 +6,6 @@ import dataclasses
 import logging
 import sys
 import time
-import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,19 +14,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxbert.data import Batches, Examples, save_tokenizer
+from jaxbert.data import Batches, Examples
 from jaxbert.errors import DivergedError, InputError, Preempted
 from jaxbert.models import merge_model, split_model
 from jaxbert.models.model import Model
 from jaxbert.tasks import Task, choose_task
-from jaxbert.training import distributed, record, run_directory
+from jaxbert.training import distributed, record
 from jaxbert.training.assemble import Assembly, ProgramCache, assemble, check_optimizer
+from jaxbert.training.callbacks import Callback, Told
 from jaxbert.training.checkpoint import Checkpoints
 from jaxbert.training.config import TrainConfig
 from jaxbert.training.engines import make_engine
-from jaxbert.training.lock import RunLock
 from jaxbert.training.loop import Evaluation, Loop
 from jaxbert.training.predictor import Predictor
+from jaxbert.training.run import Run
 from jaxbert.training.step import Params, cast
 
 logger = logging.getLogger("jaxbert")
@@ -50,6 +50,7 @@ class Trainer:
       resume: continue the run that is in `output`.
       about: what to keep with the run's description, JSON.
       cache_dir: where token ids are kept between runs.
+      callbacks: are told what the training does.
       progress: show a bar; None = where standard error is a terminal, elsewhere lines of the log.
       programs: where compiled steps are kept, for trainers of the same model; None = for itself.
 
@@ -91,13 +92,14 @@ class Trainer:
         resume: bool = False,
         about: dict[str, Any] | None = None,
         cache_dir: str | Path | None = None,
+        callbacks: Sequence[Callback] = (),
         progress: bool | None = None,
         programs: ProgramCache | None = None,
     ) -> None:
         self.config = config or TrainConfig()
         self.tokenizer = tokenizer
         self.output = None if output is None else Path(output)
-        self._about, self._programs = about or {}, programs
+        self._about, self._programs, self._callbacks = about or {}, programs, tuple(callbacks)
         show = {True: "bar", False: "nothing", None: "bar" if sys.stderr.isatty() else "lines"}
         self._show = show[progress] if distributed.is_first() else "nothing"
         self.task = choose_task(task, model, train).bound(tokenizer)
@@ -118,14 +120,18 @@ class Trainer:
         self._score = None if evaluation is None else self.predictor.scorer(evaluation)
         self._resume, self._fitted = resume, False
         self._best: Params | None = None
-        self._lock: RunLock | None = None
-        if self.output is not None and train is not None:
-            self._enter(self.output, overwrite)
+        writes = self.output is not None and train is not None
+        self._run = Run(
+            self.output if writes else None,
+            self._identity() if writes else {},
+            resume=resume,
+            overwrite=overwrite,
+        )
 
     @property
     def directory(self) -> Path | None:
         """Where the run is written: `output`, or beside a run that it is to replace there."""
-        return None if self.output is None else run_directory.place_of(self.output)
+        return self._run.directory
 
     @property
     def batches(self) -> Batches:
@@ -151,31 +157,24 @@ class Trainer:
         if self._fitted:
             raise InputError("fit() has been called: make a new Trainer to train again or resume")
         self._fitted = True
-        if self._lock is None:
+        with self._run.busy():
             return self._fit()
-        try:
-            with self._lock.busy():
-                return self._fit()
-        finally:
-            self._lock.release()
 
     def _fit(self) -> dict[str, Any]:
         started = time.perf_counter()
-        checkpoints, directory = None, self.directory
-        if directory is not None:
-            folder = directory / run_directory.CHECKPOINTS
-            checkpoints = Checkpoints(folder, self.config.keep_checkpoints)
+        checkpoints = self._run.checkpoints(self.config.keep_checkpoints)
         self.engine.log_idle_devices()
         loop = self._loop(checkpoints)
         if self._resume:
             loop.restore()
-        written = directory if distributed.is_first() else None
-        lines = record.Record(written, loop.progress.step, loop.progress.evaluated)
+        lines = self._run.record(loop.progress.step, loop.progress.evaluated)
+        callbacks = self._callbacks if distributed.is_first() else ()
         self._describe(loop, "running", started)
         status = "failed"
         try:
-            loop.run(lines)
+            loop.run(Told(lines, callbacks, self.directory))
             self.predictor.params = self._chosen(loop)
+            self._calibrate()
             status = "finished"
         except KeyboardInterrupt as stop:
             status = "preempted" if isinstance(stop, Preempted) else "interrupted"
@@ -193,8 +192,7 @@ class Trainer:
             if checkpoints is not None:
                 checkpoints.close()
             run = self._describe(loop, status, started)
-        if self.output is not None and distributed.is_first():
-            run_directory.finish(self.output)
+        self._run.finish(run)
         return run
 
     def rate_losses(self, rates: Sequence[float]) -> list[float]:
@@ -306,16 +304,22 @@ class Trainer:
 
     def _keep_best(self, params: Params) -> None:
         """Goes to disk at once, or is kept in memory where there is no output."""
-        if self.output is None:
+        if self.directory is None:
             self._best = self.engine.gather(self._of_model(params))
         else:
             self._write_model(params)
 
     def _write_model(self, params: Params) -> None:
-        params, directory = self.engine.gather(self._of_model(params)), self.directory
-        if directory is not None and distributed.is_first():
-            merge_model(split_model(self._model)[0], params).save_pretrained(directory)
-            save_tokenizer(self.tokenizer, directory)
+        params = self.engine.gather(self._of_model(params))
+        self._run.write_model(merge_model(split_model(self._model)[0], params), self.tokenizer)
+
+    def _calibrate(self) -> None:
+        """Thresholds that suit the examples of the evaluation, where the task has any."""
+        examples = self._examples["evaluation"]
+        if self.task.calibrate is None or examples is None:
+            return
+        self.predictor.config = self.predictor.calibrated(examples)
+        self._run.write_model(self.predictor.model, self.tokenizer)
 
     def _chosen(self, loop: Loop) -> Params:
         """The best parameters, and the last where none were evaluated."""
@@ -329,35 +333,22 @@ class Trainer:
         compute = dataclasses.asdict(self._model.compute)
         return split_model(type(self._model).from_pretrained(directory, **compute))[1]
 
-    def _enter(self, output: Path, overwrite: bool) -> None:
-        """Makes the output directory this run's, or sees that it is."""
-        if self._resume:
-            run_directory.read_run(run_directory.place_of(output))  # or there is no directory
-        if distributed.is_first():
-            self._lock = RunLock(output)
-            weakref.finalize(self, self._lock.release)  # also if it never fits
-        if self._resume:
-            if distributed.is_first():
-                run_directory.settle(output)
-            run_directory.check_same(output, self._identity())
-        elif distributed.is_first():
-            directory = run_directory.prepare(output, overwrite=overwrite)
-            # From here on there is a run to resume, even if it stops before its first step.
-            about = {"status": run_directory.PREPARED, **self._identity()}
-            run_directory.write_run(directory, about)
-        distributed.wait_for_all("the output directory is ready")  # and all mean the same place
-
     def _identity(self) -> dict[str, Any]:
         """What a run is, from before its first step to its end."""
         identity = {
             **self._about,
             "task": self.task.name,
+            "task_options": self._task_options(),
             "config": dataclasses.asdict(self.config),
             "compute": dataclasses.asdict(self._model.compute),
             "model_config": self._model.config.to_hf(),
             "data": record.describe_data(self._examples, self.batches.stats),
         }
         return record.as_json(identity)
+
+    def _task_options(self) -> dict[str, Any]:
+        options = self.task.options
+        return {} if options is None else dataclasses.asdict(options)
 
     def _describe(self, loop: Loop, status: str, started: float) -> dict[str, Any]:
         """Writes and returns the run's description."""
@@ -383,9 +374,7 @@ class Trainer:
             **record.environment(),
         }
         run = record.as_json(run)
-        directory = self.directory
-        if directory is not None and distributed.is_first():
-            run_directory.write_run(directory, run)
+        self._run.describe(run)
         return run
 
 

@@ -290,3 +290,18 @@ def test_a_tokenizer_without_a_mask_is_refused(tokenizer):
     bare.mask_token = None
     with pytest.raises(InputError, match="the tokenizer has no mask token"):
         TASK.bound(bare)
+
+
+def test_other_options_are_another_run(tokenizer, tmp_path):
+    def make(share, **more):
+        return Trainer(
+            BertForMaskedLM(CONFIG, rngs=nnx.Rngs(0)), tokenizer, train=TEXTS, output=tmp_path,
+            task=get_task("masked-lm", TaskOptions(mask_probability=share)), progress=False,
+            config=TrainConfig(epochs=1, max_length=16), **more,
+        )  # fmt: skip
+
+    make(0.3)
+    with pytest.raises(InputError, match="holds a run that differs in mask_probability"):
+        make(0.2, resume=True)
+    with pytest.raises(InputError, match="stride=3 is for text-classification and text-regression"):
+        get_task("masked-lm", TaskOptions(stride=3))

@@ -144,5 +144,5 @@ def test_a_trainer_holds_its_directory_until_it_has_fitted_or_is_gone(tokenizer,
     trainer.fit()
     assert not (tmp_path / "a" / "run.lock").exists()
     trainer = tiny.trainer(tokenizer, output=tmp_path / "b", epochs=1)
-    trainer._lock.release()
+    trainer._run._lock.release()
     assert not (tmp_path / "b" / "run.lock").exists()

@@ -15,7 +15,7 @@ from jaxbert.models import BertForSequenceClassification, split_model
 from jaxbert.optim import OptimizerConfig
 from jaxbert.tasks import TEXT_CLASSIFICATION
 from jaxbert.tasks.text_classification import probabilities
-from jaxbert.training import TrainConfig, Trainer, loop
+from jaxbert.training import TrainConfig, Trainer, pace
 from jaxbert.training.assemble import initial_params
 from jaxbert.training.predictor import Predictor
 
@@ -297,7 +297,7 @@ def test_progress_in_lines_where_there_is_no_terminal(
     tokenizer, tmp_path, monkeypatch, caplog, progress, lines
 ):
     caplog.set_level("INFO", "jaxbert")
-    monkeypatch.setattr(loop, "SECONDS_BETWEEN_LINES", 0.0)
+    monkeypatch.setattr(pace, "SECONDS_BETWEEN_LINES", 0.0)
     config = TrainConfig(epochs=3, batch_size=4, max_length=16, log_every=100, optimizer=tiny.ADAMW)
     Trainer(tiny.model(), tokenizer, train=tiny.CLASSES, config=config, progress=progress).fit()
     told = [message for message in caplog.messages if "left" in message]
@@ -305,7 +305,7 @@ def test_progress_in_lines_where_there_is_no_terminal(
     for message, step in zip(told, (4, 8, 12), strict=False):
         pattern = rf"step {step} of 12: loss \d\.\d{{4}}, \d+\.\d\d steps/s, 0:00:\d\d left"
         assert re.fullmatch(pattern, message), message
-    monkeypatch.setattr(loop, "SECONDS_BETWEEN_LINES", 1000.0)
+    monkeypatch.setattr(pace, "SECONDS_BETWEEN_LINES", 1000.0)
     caplog.clear()
     Trainer(tiny.model(), tokenizer, train=tiny.CLASSES, config=config).fit()
     assert not [message for message in caplog.messages if "left" in message]

@@ -72,7 +72,7 @@ def trainer(tokenizer, train=CLASSES, output=None, *, network=None, evaluation=N
 
     Trainers of one configuration compile the same programs: once is enough for all of them.
     """
-    own = {k: config.pop(k) for k in ("overwrite", "resume", "programs", "task") if k in config}
+    own = {k: config.pop(k) for k in OWN if k in config}
     defaults = dict(epochs=3, batch_size=4, max_length=16, log_every=1, optimizer=ADAMW, seed=5)
     return Trainer(
         network or model(1 if train is NUMBERS else 2),
@@ -87,6 +87,7 @@ def trainer(tokenizer, train=CLASSES, output=None, *, network=None, evaluation=N
 
 
 PROGRAMS = {}
+OWN = ("overwrite", "resume", "programs", "task", "callbacks")
 
 
 def lines(directory):
