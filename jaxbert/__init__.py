@@ -24,7 +24,15 @@ _HOMES = {
     "jaxbert.errors": ("DivergedError", "InputError"),
     "jaxbert.optim": ("OptimizerConfig", "RatePlan", "STRATEGIES", "make_optimizer"),
     "jaxbert.tasks": ("TASKS", "Task", "TaskOptions", "get_task", "load_examples"),
-    "jaxbert.training": ("Callback", "Predictor", "TrainConfig", "Trainer", "assemble", "embed"),
+    "jaxbert.training": (
+        "Callback",
+        "Predictor",
+        "TrainConfig",
+        "Trainer",
+        "assemble",
+        "embed",
+        "embed_sentences",
+    ),
 }
 
 __getattr__, __dir__, _names = lazy(__name__, _HOMES)

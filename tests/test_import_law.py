@@ -39,8 +39,9 @@ ORDER = {
     "plan": "hardware flops hlo compile search",
     "cli": "flags options common finetune infer rates lab plan main",
     "training": (
-        "distributed config engines step assemble predictor embedding run_directory lock"
-        " record checkpoint interruption pace callbacks card run loop trainer outline hub"
+        "distributed config engines step assemble predictor sentences pooling embedding"
+        " run_directory lock record checkpoint interruption pace callbacks card run loop trainer"
+        " outline hub"
     ),
     "training/engines": "base jit pmap mesh programs",
 }

@@ -145,29 +145,25 @@ def make_predictor(options: InferOptions) -> Predictor:
 
 def embed(options: EmbedOptions, texts: Examples) -> Any:
     """[N, D]: a vector for each text, from a model without its head."""
-    from jaxbert.data import load_tokenizer
-    from jaxbert.models import AutoModel
     from jaxbert.training import embedding
+    from jaxbert.training.sentences import normalized
 
     keep_compiled_programs()
-    directory = find_model(options)
-    model = AutoModel.from_pretrained(directory, **dataclasses.asdict(options.compute))
-    tokenizer = load_tokenizer(directory)
-    length = options.max_length
-    if length is None:
-        length = embedding.own_max_length(model, tokenizer, directory)
-    training = dataclasses.replace(options.training, max_length=length)
-    return embedding.embed(
-        model,
-        tokenizer,
+    training = options.training
+    if options.max_length is not None:
+        training = dataclasses.replace(training, max_length=options.max_length)  # which checks it
+    vectors = embedding.embed_sentences(
+        find_model(options),
         texts,
+        prompt_name=options.prompt,
+        compute=dataclasses.asdict(options.compute),
         pooling=options.pooling,
-        normalize=options.normalize,
         batch_size=training.batch_size,
-        max_length=training.max_length,
+        max_length=options.max_length,
         parallel=training.parallel,
         mesh=training.mesh,
     )
+    return normalized(vectors) if options.normalize else vectors
 
 
 def read_training_examples(options: FindOptions) -> Examples:

@@ -167,7 +167,12 @@ class PredictOptions(InferOptions):
 class EmbedOptions(InferOptions):
     """Of `jaxbert embed`."""
 
-    pooling: str = _model("what stands for a text", default="mean", choices=POOLINGS)
+    pooling: str | None = _model(
+        "what stands for a text; left out, as the model's own files say, else the mean",
+        default=None,
+        choices=POOLINGS,
+    )
+    prompt: str | None = _model("name of one of the model's prompts", default=None)
     normalize: bool = _model("vectors of length 1", default=False)
     max_length: int | None = setting(
         "tokens kept of a text; left out, as the model's own files say",

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from jaxbert.training.assemble import Assembly, assemble
     from jaxbert.training.callbacks import Callback
     from jaxbert.training.config import TrainConfig
-    from jaxbert.training.embedding import embed
+    from jaxbert.training.embedding import embed, embed_sentences
     from jaxbert.training.engines import make_engine
     from jaxbert.training.predictor import Predictor
     from jaxbert.training.trainer import Trainer
@@ -19,7 +19,7 @@ _HOMES = {
     "jaxbert.training.assemble": ("Assembly", "assemble"),
     "jaxbert.training.callbacks": ("Callback",),
     "jaxbert.training.config": ("TrainConfig",),
-    "jaxbert.training.embedding": ("embed",),
+    "jaxbert.training.embedding": ("embed", "embed_sentences"),
     "jaxbert.training.engines": ("make_engine",),
     "jaxbert.training.predictor": ("Predictor",),
     "jaxbert.training.trainer": ("Trainer",),

@@ -18,7 +18,8 @@ SETTINGS = "finetune.json"  # in a run's directory: the options of `finetune`, f
 LARGEST_SEED = 2**32 - 1  # a key is made of 32 bits
 LAYOUTS = ("packed", "bucketed", "padded")
 ENGINES = ("jit", "pmap", "mesh")  # those of `make_engine`, which needs jax
-POOLINGS = ("mean", "first", "pooler")  # of `embed`, the same
+# Of `embed`.
+POOLINGS = ("mean", "first", "pooler", "max", "last", "mean-sqrt-length", "weighted-mean")
 
 _training = functools.partial(setting, group="training")
 _hardware = functools.partial(setting, group="hardware")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,16 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Float
 
-from jaxbert.data import Batches, Examples, tokenize
+from jaxbert.data import Batches, Examples, load_tokenizer, tokenize
 from jaxbert.errors import InputError
-from jaxbert.models import split_model
-from jaxbert.models.encoder import segment_means
+from jaxbert.models import AutoModel, split_model
 from jaxbert.models.model import Model
 from jaxbert.training.assemble import check_max_length, check_token_ids, tell_what_is_cut
 from jaxbert.training.config import POOLINGS
 from jaxbert.training.engines import Compiled, make_engine
+from jaxbert.training.pooling import pool
 from jaxbert.training.predictor import as_examples, run_batches
+from jaxbert.training.sentences import read_form
 from jaxbert.training.step import (
     Batch,
     Params,
@@ -40,14 +42,19 @@ def embed(
     tokenizer: Any,
     texts: Sequence[str] | Examples,
     *,
-    pooling: str = "mean",
+    pooling: str | Sequence[str] = "mean",
     normalize: bool = False,
+    prompt: str = "",
+    includes_prompt: bool = True,
     batch_size: int = 32,
     max_length: int = DEFAULT_LENGTH,
     parallel: str = "jit",
     mesh: str | None = None,
 ) -> Float[np.ndarray, "N D"]:
     """A vector for each text, from a model such as `AutoModel` gives; see `make_embed_step`.
+
+    Args:
+      prompt: what is written before each text. includes_prompt: whether its tokens count.
 
     Raises:
       InputError: `max_length` is more than the model has positions for; a token that it has no
@@ -65,18 +72,76 @@ def embed(
       (2, 16)
     """
     check_max_length(model.config, max_length)
-    if pooling == "pooler" and getattr(model, "pooler", None) is None:
+    if "pooler" in (pooling, *pooling) and getattr(model, "pooler", None) is None:
         raise InputError(f"pooling={pooling!r}: this model has no pooler; take 'mean' or 'first'")
     engine = make_engine(parallel, mesh)
     graphdef, params = split_model(model)
     examples = as_examples(texts)
+    if prompt:
+        written = tuple(prompt + text for text in examples.texts)
+        examples = dataclasses.replace(examples, texts=written)
+    skip = 0 if includes_prompt or not prompt else _tokens_before(tokenizer, prompt)
     tokenized = tokenize(examples, tokenizer, max_length)
     check_token_ids(model.config, tokenized, examples.source, tokenizer)
     tell_what_is_cut(tokenized, examples.source, max_length)
-    step = make_embed_step(graphdef, pooling=pooling, normalize=normalize, shard=engine.shard)
+    step = make_embed_step(
+        graphdef, pooling=pooling, normalize=normalize, skip=skip, shard=engine.shard
+    )
     batches = Batches(tokenized, batch_size, max_length=max_length, row_multiple=engine.parts)
     results, _ = run_batches(Compiled(step, engine), engine.put_state(params), batches)
     return results["vectors"]
+
+
+def _tokens_before(tokenizer: Any, prompt: str) -> int:
+    """How many tokens a prompt is, with what stands before it, without what would end it."""
+    ids = tokenizer(prompt)["input_ids"]
+    return len(ids) - (len(ids) > 0 and ids[-1] in tokenizer.all_special_ids)
+
+
+def embed_sentences(
+    source: Path,
+    texts: Sequence[str] | Examples,
+    *,
+    prompt_name: str | None = None,
+    compute: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> Float[np.ndarray, "N E"]:
+    """A vector for each text, as the directory of a model says: also sentence-transformers'.
+
+    Args:
+      prompt_name: which of the model's prompts; None = its default, if it has one.
+      compute: of `Compute`.
+      options: of `embed`, in place of what the directory says.
+
+    Raises:
+      InputError: as `read_form` and `embed`.
+
+    Example:
+      >>> import tempfile
+      >>> from transformers import BertTokenizer
+      >>> from jaxbert import BertConfig, BertModel
+      >>> config = BertConfig(vocab_size=40, hidden_size=16, num_hidden_layers=1,
+      ...                     num_attention_heads=2, intermediate_size=24)
+      >>> words = "[PAD] [UNK] [CLS] [SEP] [MASK] a good dull film".split()
+      >>> tokenizer = BertTokenizer(vocab={word: i for i, word in enumerate(words)})
+      >>> with tempfile.TemporaryDirectory() as directory:
+      ...     BertModel(config, rngs=nnx.Rngs(0)).save_pretrained(directory)
+      ...     _ = tokenizer.save_pretrained(directory)
+      ...     embed_sentences(Path(directory), ["a good film", "dull"]).shape
+      (2, 16)
+    """
+    form = read_form(source)
+    model = AutoModel.from_pretrained(form.transformer, **(compute or {}))
+    tokenizer = load_tokenizer(form.transformer)
+    own = {
+        "pooling": form.poolings,
+        "prompt": form.prompt(prompt_name),
+        "includes_prompt": form.includes_prompt,
+    }
+    if options.get("max_length") is None:
+        options["max_length"] = own_max_length(model, tokenizer, form.transformer)
+    asked = {name: value for name, value in options.items() if value is not None}
+    return form.finish(embed(model, tokenizer, texts, **{**own, **asked}))
 
 
 def own_max_length(model: Model, tokenizer: Any, directory: Path) -> int:
@@ -113,31 +178,34 @@ def own_max_length(model: Model, tokenizer: Any, directory: Path) -> int:
 
 
 def make_embed_step(
-    graphdef: Any, *, pooling: str = "mean", normalize: bool = False, shard: Shard = unsharded
+    graphdef: Any,
+    *,
+    pooling: str | Sequence[str] = "mean",
+    normalize: bool = False,
+    skip: int = 0,
+    shard: Shard = unsharded,
 ) -> Callable[[Params, Batch], dict[str, Any]]:
     """(params, batch) -> {"results": {"vectors": [B, S, D]}}: a vector for each example.
 
     Args:
-      pooling: "mean" of the example's tokens, the "first" token's vector, or the "pooler".
+      pooling: "pooler", or of the example's tokens as in `pooling.pool`; several side by side.
       normalize: divide by the Euclidean norm.
+      skip: so many tokens at the beginning of each example do not count.
       shard: of the engine that runs it, see `engines.Engine.shard`.
     """
-    if pooling not in POOLINGS:
+    poolings = (pooling,) if isinstance(pooling, str) else tuple(pooling)
+    if not poolings or {*poolings} - {*POOLINGS}:
         raise InputError(f"{pooling=} must be one of {', '.join(POOLINGS)}")
 
     def embed_rows(model: nnx.Module, batch: Batch) -> tuple[Any, tuple[()]]:
         out = model(**model_inputs(batch))
-        vectors = out.pooler_output
-        if pooling == "first":
-            starts = batch["segment_starts"][..., None]
-            vectors = jnp.take_along_axis(out.last_hidden_state, starts, axis=1)
-        elif pooling == "mean":
-            segments = batch["segment_starts"].shape[1]
-            vectors = segment_means(out.last_hidden_state, batch["segment_ids"], segments)
+        rows = out.last_hidden_state, batch["segment_ids"], batch["segment_starts"]
+        found = [out.pooler_output if p == "pooler" else pool(p, *rows, skip) for p in poolings]
+        vectors = jnp.concatenate([part.astype(jnp.float32) for part in found], axis=-1)
         if normalize:
             norm = jnp.linalg.norm(vectors, axis=-1, keepdims=True)
             vectors = vectors / jnp.maximum(norm, 1e-12)
-        return {"vectors": vectors.astype(jnp.float32)}, ()
+        return {"vectors": vectors}, ()
 
     over_rows = shard(in_microbatches(graphdef, embed_rows))
     return lambda params, batch: {"results": over_rows(params, batch)[0]}

@@ -11,7 +11,10 @@ from jaxbert.weights.json_files import read_json
 from jaxbert.weights.readers import READERS
 
 CONFIG = "config.json"
-SENTENCES = "sentence_bert_config.json"  # of sentence-transformers: how it cuts its texts
+# Of sentence-transformers: how it cuts its texts, what it does one after the other, what it writes
+# before texts.
+SENTENCES = "sentence_bert_config.json"
+SENTENCE_MODULES, PROMPTS = "modules.json", "config_sentence_transformers.json"
 # Google's, beside a TensorFlow checkpoint. What their names begin with is the family, of which they
 # say nothing themselves; else they are as Hugging Face's.
 _GOOGLE_CONFIGS = ("bert_config.json",)
@@ -20,6 +23,10 @@ _GOOGLE_CONFIGS = ("bert_config.json",)
 _HUB_FILES = (
     CONFIG,
     SENTENCES,
+    SENTENCE_MODULES,
+    PROMPTS,
+    "[0-9]_*/config.json",
+    "[0-9]_*/model.safetensors",
     *_GOOGLE_CONFIGS,
     "vocab.txt",
     "tokenizer.json",

@@ -29,6 +29,17 @@ def read_json(path: Path, fix: str = "mend it, or fetch the model again") -> dic
     return content
 
 
+def read_list(path: Path) -> list[Any]:
+    """The JSON array in a file. InputError: it holds something else."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not valid JSON: {error}; fetch the model again") from None
+    if not isinstance(content, list):
+        raise InputError(f"{path} must hold a JSON array, got {type(content).__name__}")
+    return content
+
+
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Writes a JSON object, as `transformers` lays it out; the file is complete or absent."""
     write_text(path, json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n")

@@ -105,8 +105,8 @@ def test_how_many_parts(rows, length, parts):
 
 
 def test_unknown_pooling():
-    with pytest.raises(ValueError, match="pooling='max' must be one of mean, first, pooler"):
-        make_embed_step(None, pooling="max")
+    with pytest.raises(ValueError, match="pooling='most' must be one of mean, first, pooler"):
+        make_embed_step(None, pooling="most")
 
 
 def predicted(logits):
