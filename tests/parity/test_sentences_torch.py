@@ -6,7 +6,8 @@ import sentence_transformers as st
 import tiny
 import torch
 import transformers
-from sentence_transformers import models
+from sentence_transformers.base import modules as base_modules
+from sentence_transformers.sentence_transformer import modules as sentence_modules
 
 from jaxbert import embed_sentences
 
@@ -27,12 +28,12 @@ def test_the_same_vectors(tmp_path, name):
     transformers.BertModel(transformers.BertConfig(**tiny.SHAPE)).save_pretrained(source)
     words = {word: i for i, word in enumerate(tiny.WORDS)}
     transformers.BertTokenizer(vocab=words).save_pretrained(source)
-    modules = [models.Transformer(str(source), max_seq_length=12)]
-    modules.append(models.Pooling(16, pooling_mode=pooling))
+    modules = [base_modules.Transformer(str(source), max_seq_length=12)]
+    modules.append(sentence_modules.Pooling(16, pooling_mode=pooling))
     if dense:
-        modules.append(models.Dense(16 * (1 if isinstance(pooling, str) else 2), 5))
+        modules.append(base_modules.Dense(16 * (1 if isinstance(pooling, str) else 2), 5))
     if normalizes:
-        modules.append(models.Normalize())
+        modules.append(base_modules.Normalize())
     theirs = st.SentenceTransformer(
         modules=modules, device="cpu", prompts={"query": "a film "}, default_prompt_name="query"
     )
