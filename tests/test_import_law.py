@@ -37,11 +37,11 @@ ORDER = {
     "optim": "schedules layers config strategies groups optimizer rate_plan table",
     "lab": "data drift run study range_test journals statistics verdicts plots report",
     "plan": "hardware flops hlo compile search",
-    "cli": "flags options common finetune infer rates lab plan main",
+    "cli": "flags options common finetune infer export rates lab plan main",
     "training": (
         "distributed config engines step assemble predictor sentences pooling embedding"
         " run_directory lock record checkpoint interruption pace callbacks card run loop trainer"
-        " outline hub"
+        " outline hub export"
     ),
     "training/engines": "base jit pmap mesh programs",
 }

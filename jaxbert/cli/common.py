@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jaxbert.cli.options import EmbedOptions, FindOptions, InferOptions
+from jaxbert.cli.options import EmbedOptions, ExportOptions, FindOptions, InferOptions
 from jaxbert.errors import InputError
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def cache_folder(name: str) -> Path | None:
     return folder
 
 
-def find_model(options: FindOptions | InferOptions) -> Path:
+def find_model(options: ExportOptions | FindOptions | InferOptions) -> Path:
     """The directory of the model."""
     from jaxbert.weights.directory import model_directory
 
@@ -141,6 +141,18 @@ def make_predictor(options: InferOptions) -> Predictor:
         max_length=training.max_length,
         engine=make_engine(training.parallel, training.mesh),
     )
+
+
+def load_own_model(options: ExportOptions, directory: Path) -> Any:
+    """The model of a directory in the class that its config.json names."""
+    from jaxbert import tasks
+    from jaxbert.models import AutoModel
+
+    task = tasks.task_of(directory)
+    compute = dataclasses.asdict(options.compute)
+    if task is None:
+        return AutoModel.from_pretrained(directory, **compute)
+    return tasks.load_model(task, directory, **compute)[0]
 
 
 def embed(options: EmbedOptions, texts: Examples) -> Any:

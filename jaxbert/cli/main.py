@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jaxbert
-from jaxbert.cli import finetune, infer, lab, plan, rates
+from jaxbert.cli import export, finetune, infer, lab, plan, rates
 from jaxbert.cli.flags import Parser, visible
 from jaxbert.cpu import has_accelerator, restart_with_allocator
 from jaxbert.errors import InputError, Interrupted, JaxbertError, LostProcessError, Preempted
@@ -60,6 +60,8 @@ def make_parser() -> Parser:
          "label texts: one JSON line for each")  # fmt: skip
     _add(commands, "embed", infer.embed, infer.add_embed_flags,
          "sentence embeddings, to a .npy file")  # fmt: skip
+    _add(commands, "export", export.run, export.add_flags,
+         "write the program of a model, which runs with JAX alone")  # fmt: skip
     _add(commands, "lr", rates.lr, rates.add_lr_flags,
          "print every group's learning rates")  # fmt: skip
     _add(commands, "lr-find", rates.lr_find, rates.add_find_flags,

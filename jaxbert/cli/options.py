@@ -184,6 +184,19 @@ class EmbedOptions(InferOptions):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class ExportOptions(_Checked):
+    """Of `jaxbert export`."""
+
+    model: str = _model("directory or hub id", metavar="DIR_OR_ID")
+    revision: str | None = _model("branch, tag or commit of a hub model", default=None)
+    max_length: int | None = _model(
+        "tokens of a row; left out, 128 or as many as the model has positions for", default=None
+    )
+    compute: Compute = part(Compute)
+    output: str = _run("directory, new or empty", metavar="DIR")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class LabOptions(_Checked):
     """Of every command of the lab: the model, the data, and what all runs share."""
 

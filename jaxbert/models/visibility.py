@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
@@ -85,7 +85,7 @@ class Visibility(NamedTuple):
         """Where each token stands."""
         return jnp.arange(length)[None] if self.positions is None else self.positions
 
-    def segments(self, rows: int, length: int) -> tuple[Int[Array, "B L"], Int[Array, "B L"]]:
+    def segments(self, rows: Any, length: int) -> tuple[Int[Array, "B L"], Int[Array, "B L"]]:
         """(of queries, of keys), for kernels that compare them; a window is not in it."""
         everyone = jnp.ones((rows, length), jnp.int32)
         keys = everyone if self.keys is None else self.keys

@@ -35,7 +35,7 @@ class _Static(NamedTuple):
     interpret: bool
 
 
-def tpu_takes(shape: tuple[int, ...], compute: Compute) -> bool:
+def tpu_takes(shape: tuple[Any, ...], compute: Compute) -> bool:
     """Whether `tpu_attention` is for keys of this shape [B, L, N, H]."""
     _, length, heads, width = shape
     fills = LANES % width == 0 and heads * width % LANES == 0
@@ -188,7 +188,7 @@ def _product(static: _Static, a: Array, b: Array, of_a: int, of_b: int) -> Array
     )
 
 
-def cudnn_takes(shape: tuple[int, ...], compute: Compute) -> bool:
+def cudnn_takes(shape: tuple[Any, ...], compute: Compute) -> bool:
     """Whether `cudnn_attention` is for keys of this shape [B, L, N, H]."""
     _, length, _, width = shape
     low = compute.dtype in ("bfloat16", "float16")
