@@ -2,6 +2,7 @@
 
     python -m benchmarks.compare                          # the quick set
     python -m benchmarks.compare --full --rounds 11
+    python -m benchmarks.compare --families --rounds 4    # every family's base size, float32
     python -m benchmarks.compare --only reviews-float32 --examples 2000
 
 Prints a table, and appends a line for every side and workload to benchmarks/results/speed.jsonl.
@@ -27,7 +28,7 @@ from typing import Any, NamedTuple
 
 from benchmarks.protocol import ERROR_LINES, SideError, SideProcess
 from benchmarks.results import RESULTS, append_result, cores, environment
-from benchmarks.workload import FULL, QUICK, TOLERANCE, WORKLOADS, Workload
+from benchmarks.workload import FAMILIES, FULL, QUICK, TOLERANCE, WORKLOADS, Workload
 from jaxbert.cpu import ALLOCATOR
 
 NAME = "speed"
@@ -54,7 +55,9 @@ class SideSpec(NamedTuple):
         return Path(self.python()).exists()
 
     def serves(self, workload: Workload) -> bool:
-        """Not where another dtype of its own is the workload's anyway."""
+        """Not where another dtype of its own is the workload's anyway; elsewhere BERT alone."""
+        if self.environment and workload in FAMILIES:
+            return False
         return self.options.get("dtype") != workload.dtype
 
 
@@ -259,8 +262,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _chosen(args: argparse.Namespace) -> list[Workload]:
-    names = args.only or [work.name for work in (FULL if args.full else QUICK)]
-    chosen = [WORKLOADS[name] for name in names]
+    chosen = FULL if args.full else QUICK
+    if args.families:
+        chosen = [work for work in FAMILIES if work.dtype == "float32"]
+    if args.only:
+        chosen = [WORKLOADS[name] for name in args.only]
     if not args.examples:
         return chosen
     return [
@@ -273,7 +279,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.compare", description=__doc__.partition("\n")[0]
     )
-    parser.add_argument("--full", action="store_true", help="every workload, not the quick set")
+    parser.add_argument("--full", action="store_true", help="all of BERT's, not the quick set")
+    parser.add_argument("--families", action="store_true",
+                        help="instead the base size of every other family, in float32")  # fmt: skip
     parser.add_argument("--only", nargs="+", choices=WORKLOADS, metavar="NAME",
                         help=f"these workloads: {', '.join(WORKLOADS)}")  # fmt: skip
     parser.add_argument("--rounds", type=_positive, default=7, help="of each side (default 7)")

@@ -1,4 +1,6 @@
-"""PyTorch's side of a comparison: `transformers` with SDPA, eager or compiled, and fused AdamW.
+"""PyTorch's side of a comparison: `transformers`, eager or compiled, and fused AdamW.
+
+Attention is SDPA where the family has it there; DeBERTa and MPNet have their own code alone.
 
 It reads the files that `workload` wrote, and imports neither jax nor anything that does.
 """
@@ -38,8 +40,9 @@ class TorchSide(Side):
         torch.set_num_threads(cores())
         torch.manual_seed(workload.seed)
         self._data = read_data(directory)
-        self._model = transformers.BertForSequenceClassification.from_pretrained(
-            directory / "model", attn_implementation="sdpa", dtype=torch.float32
+        # SDPA is what it takes by itself, and asked for by name it is refused where there is none.
+        self._model = transformers.AutoModelForSequenceClassification.from_pretrained(
+            directory / "model", dtype=torch.float32
         ).to(self.device)
         # Lengths that change from batch to batch would each be compiled anew.
         dynamic = workload.padding == "grouped"

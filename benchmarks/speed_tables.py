@@ -11,8 +11,8 @@ from typing import Any
 from benchmarks.compare import ratio_to
 from benchmarks.markdown import machine, table
 from benchmarks.results import read_results
-from benchmarks.workload import FULL, WORKLOADS
-from jaxbert.models import BertConfig
+from benchmarks.workload import FAMILIES, FAMILIES_OF, FULL, WORKLOADS, Workload
+from jaxbert.models import AutoConfig
 from jaxbert.plan.flops import training_flops
 
 Sides = dict[str, dict[str, Any]]  # {side: its line of results/speed.jsonl}
@@ -81,6 +81,42 @@ def main_speed() -> str:
     return f"{table(header, rows)}\n\n{note}"
 
 
+def families() -> str:
+    """A row for the base size of every family, in float32: training, and then inference."""
+    latest = _latest(FAMILIES)
+    if not latest:
+        return NOT_YET.replace("make bench", "python -m benchmarks.compare --families")
+    rows = []
+    for where in dict.fromkeys(where for _, where in latest):
+        for model in FAMILIES_OF:
+            names = [f"{model}-{kind}-float32" for kind in ("train", "infer")]
+            both = [latest.get((name, where), {}) for name in names]
+            if any(both):
+                rows.append([f"`{model}`", where, *map("; ".join, _of_families(both))])
+    header = ["model", "on", "jaxbert, ms", "PyTorch eager, ms", "PyTorch compiled, ms",
+              "speed over PyTorch", "at most", "peak memory, GiB: jaxbert / PyTorch"]  # fmt: skip
+    note = (
+        "In each cell a training step; inference, 8 x 128, float32, random weights; the columns as "
+        "above."
+    )
+    return f"{table(header, rows)}\n\n{note} {_commands(latest.values())}."
+
+
+def _of_families(both: list[Sides]) -> Iterable[tuple[str, ...]]:
+    """The columns of a row of `families`, each one value for training and one for inference."""
+    sides_shown = ("jaxbert", "torch-eager", "torch-compiled")
+    cells = [
+        [
+            *(_milliseconds(sides.get(side)) for side in sides_shown),
+            _ratio("torch", sides, None),
+            _most(sides) if sides else "-",
+            _memory(sides),
+        ]
+        for sides in both
+    ]
+    return zip(*cells, strict=True)
+
+
 def _pair(names: list[str], both: list[Sides]) -> list[str]:
     """The cells of a row of `main_speed`: of every precision one value."""
     cells = [
@@ -95,12 +131,12 @@ def _pair(names: list[str], both: list[Sides]) -> list[str]:
     return ["; ".join(values) for values in zip(*cells, strict=True)]
 
 
-def _latest() -> dict[tuple[str, str], Sides]:
+def _latest(workloads: Iterable[Workload] = FULL) -> dict[tuple[str, str], Sides]:
     """{(workload, device): its latest comparison}, in the order of the workloads."""
     runs: dict[tuple[str, str], Sides] = {}
     for row in read_results("speed"):
         runs.setdefault((row["workload"]["name"], row["time"]), {})[row["side"]] = row
-    shown = {work.name for work in FULL}
+    shown = {work.name for work in workloads}
     found = {
         (name, _where(sides)): sides
         for (name, _), sides in runs.items()
@@ -181,7 +217,7 @@ def _most(sides: Sides) -> str:
     ]
     if work["source"] != "full" or not rates:
         return "-"
-    operations = training_flops(BertConfig.preset(work["preset"]), work["batch"], work["length"])
+    operations = training_flops(AutoConfig.preset(work["preset"]), work["batch"], work["length"])
     seconds = operations / (1e9 * max(rates)) / (3 if work["kind"] == "infer" else 1)
     ratio = ratio_to("torch", sides | {"jaxbert": {"median_step_seconds": seconds}})
     return "-" if ratio is None else f"{ratio:.2f}x"

@@ -19,7 +19,7 @@ from typing import Any
 
 from benchmarks.markdown import machine, table
 from benchmarks.results import RESULTS, read_results
-from benchmarks.speed_tables import breakdown, main_speed, speed
+from benchmarks.speed_tables import breakdown, families, main_speed, speed
 from jaxbert.lab import report, verdicts
 from jaxbert.lab.journals import read as read_lab
 
@@ -264,6 +264,7 @@ TABLES = {
     "demo": demo,
     "speed": speed,
     "main speed": main_speed,
+    "families": families,
     "breakdown": breakdown,
     "windows": windows,
     "lr": lr,

@@ -15,6 +15,7 @@ import argparse
 import copy
 import csv
 import json
+import re
 import shlex
 import sys
 import time
@@ -38,6 +39,12 @@ from jaxbert.data.demo import Demo, load_demo
 NAME = "torch_finetune"
 LABELS = ("negative", "positive")
 EVAL_BATCH = 64
+# A layer's number in a parameter's name, and what lies below all layers, in every family.
+_LAYER = re.compile(r"\.(?:layer|layers|albert_layer_groups)\.(\d+)\.")
+_BELOW = re.compile(
+    r"\.(?:embeddings|embeddings_project|embedding_hidden_mapping_in|rel_embeddings"
+    r"|relative_attention_bias)\.|\.encoder\.LayerNorm\."
+)
 
 # Settings of run.json: those done here as there,
 USED = {
@@ -145,22 +152,24 @@ def padded(texts: Texts, members: Any, padding: int) -> dict[str, torch.Tensor]:
 
 def parameter_groups(model: torch.nn.Module, plan: dict[str, Any]) -> list[dict[str, Any]]:
     """AdamW groups: the pooler at the full rate, layer i of n at rate * decay^(n - i), embeddings
-    one below layer 0; the head at its own multiple of the rate.
+    one below layer 0; the head at its own multiple of the rate. Layers that share their parameters
+    are one layer.
 
     Weight decay on matrices only (no bias, no LayerNorm).
     """
-    layers = model.config.num_hidden_layers
+    encoder = f"{model.base_model_prefix}."
+    numbers = {name: _LAYER.search(name) for name, _ in model.named_parameters()}
+    layers = len({found[1] for found in numbers.values() if found})
     groups: dict[tuple[float, bool], list[torch.nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
-        if ".layer." in name:
-            depth = layers - int(name.split(".layer.")[1].split(".")[0])
+        if found := numbers[name]:
+            depth = layers - int(found[1])
         else:
-            depth = layers + 1 if ".embeddings." in name else 0
+            depth = layers + 1 if _BELOW.search(name) else 0
         multiplier = plan["layer_decay"] ** depth
-        if name.startswith("classifier."):
+        if not name.startswith(encoder):
             multiplier = plan["head_multiplier"]
-        decayed = not (name.endswith("bias") or "LayerNorm" in name)
-        groups.setdefault((multiplier, decayed), []).append(parameter)
+        groups.setdefault((multiplier, parameter.ndim > 1), []).append(parameter)
     return [
         {
             "params": members,

@@ -39,7 +39,7 @@ class Workload:
       layout: of jaxbert's rows, see `data.Batches`.
       padding: of the other sides' rows: "padded" to length, or "grouped": batches of like lengths,
         padded to their own.
-      dropout: rate at every site.
+      dropout: rate at every site that the family has, whatever it is published with.
       shape: (field, value) rows that replace fields of the preset.
       seed: of weights, tokens, labels and order.
     """
@@ -97,6 +97,22 @@ FULL = [
     *_both("reviews-padded", **_REVIEWS, padding="padded"),
 ]
 TOKENS = 4096  # of a step, at every length
+# The base-size model of every other family, and the preset of its shape.
+FAMILIES_OF = {
+    "roberta-base": "roberta-base",
+    "distilbert-base": "distilbert-base-uncased",
+    "electra-base": "electra-base-discriminator",
+    "modernbert-base": "modernbert-base",
+    "deberta-v3-base": "deberta-v3-base",
+    "mpnet-base": "mpnet-base",
+    "albert-base": "albert-base-v2",
+}
+FAMILIES = [
+    work
+    for name, preset in FAMILIES_OF.items()
+    for kind, steps in (("train", 1), ("infer", 2))
+    for work in _both(f"{name}-{kind}", steps, kind=kind, preset=preset, batch=8)
+]
 LENGTHS = [
     work
     for length in (32, 64, 128, 256, 512)
@@ -117,7 +133,7 @@ SMOKE = [
         padding="grouped",
     ),
 ]
-WORKLOADS = {workload.name: workload for workload in [*FULL, *LENGTHS, *SMOKE]}
+WORKLOADS = {workload.name: workload for workload in [*FULL, *FAMILIES, *LENGTHS, *SMOKE]}
 
 
 class Data(NamedTuple):
@@ -151,10 +167,10 @@ def prepare(workload: Workload, directory: Path) -> None:
     from jaxbert.optim.strategies import DEFAULT_STRATEGY, get_strategy
     from jaxbert.tasks import TEXT_CLASSIFICATION, task_class
 
+    fields = dataclasses.fields(AutoConfig.preset(workload.preset))
     config = AutoConfig.preset(
         workload.preset,
-        hidden_dropout_prob=workload.dropout,
-        attention_probs_dropout_prob=workload.dropout,
+        **{field.name: workload.dropout for field in fields if "dropout" in field.name},
         problem_type="single_label_classification",
         # Wider than BERT's .02, so that the loss depends visibly on every layer and token.
         initializer_range=0.05,

@@ -14,7 +14,9 @@ from benchmarks.protocol import SideError
 from benchmarks.results import read_results
 from benchmarks.side_jaxbert import JaxbertSide
 from benchmarks.side_torch import TorchSide
-from benchmarks.workload import WORKLOADS, Workload, prepare
+from benchmarks.workload import FAMILIES, TINY, WORKLOADS, Workload, prepare
+from jaxbert.models.auto import FAMILIES as FAMILY_ROWS
+from jaxbert.models.auto import presets
 
 KEYS = {
     "side", "workload", "command", "platform", "device", "threads", "loss", "compile_seconds",
@@ -53,9 +55,31 @@ def test_losses_agree_whatever_the_layout(files, dtype, layout):
     assert ours.loss() == pytest.approx(theirs.loss(), rel=1e-6 if dtype == "float32" else 2e-3)
 
 
-def test_training_makes_the_same_updates(files):
+# Of each family's base-size model, beside what makes any of them tiny.
+TINY_OF = {
+    "roberta-base": {},
+    "distilbert-base-uncased": {},
+    "electra-base-discriminator": dict(embedding_size=16),
+    "modernbert-base": dict(pad_token_id=0, num_hidden_layers=4, local_attention=8),
+    "deberta-v3-base": dict(position_buckets=8),
+    "mpnet-base": {},
+    "albert-base-v2": dict(embedding_size=16, num_hidden_layers=4, num_hidden_groups=2),
+}
+
+
+def test_every_family_has_its_rows():
+    assert TINY_OF.keys() == {work.preset for work in FAMILIES}
+    others = FAMILY_ROWS.keys() - {"bert", "xlm-roberta"}  # the latter is RoBERTa, but for words
+    assert {presets()[preset] for preset in TINY_OF} == others
+    assert len(FAMILIES) == 4 * len(TINY_OF)
+
+
+@pytest.mark.parametrize("preset", [WORKLOADS["smoke-train-float32"].preset, *TINY_OF])
+def test_training_makes_the_same_updates(files, preset):
     """A pass without dropout, at a rate that shows: groups, clipping, schedule and AdamW agree."""
-    workload = smoke("train-float32", name="updates", dropout=0.0, examples=24)
+    shape = dict(TINY) | dict(max_position_embeddings=24) | TINY_OF.get(preset, {})
+    workload = smoke("train-float32", name=f"updates-{preset}", preset=preset, dropout=0.0,
+                     examples=24, shape=tuple(shape.items()))  # fmt: skip
     directory = files(workload)
     path = directory / "optimizer.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"learning_rate": 1.0}))
