@@ -101,9 +101,7 @@ def _flops(program: Program, i: Instruction) -> int:
         dims = i.needed(r"lhs_contracting_dims=\{([\d,]*)\}")
         return 2 * math.prod(i.shapes[0][1]) * _contracted(sides, dims.split(","))
     if i.opcode == "convolution":  # what products are on a TPU
-        kernel = program.operand_shape(i, 1)
-        labels = i.needed(r"dim_labels=\w+?_(\w+)->")
-        return 2 * math.prod(i.shapes[0][1]) * math.prod(kernel) // kernel[labels.index("o")]
+        return _convolution_flops(program, i)
     if i.opcode != _CUSTOM:
         return 0
     target = i.needed(_TARGET)
@@ -119,6 +117,33 @@ def _flops(program: Program, i: Instruction) -> int:
         products = 5 if "Backward" in target else 2
         return 2 * products * batch * heads * length * program.operand_shape(i, 1)[1] * width
     return 0
+
+
+def _convolution_flops(program: Program, i: Instruction) -> int:
+    """Of a convolution, without what it multiplies by padding and by the gaps of a dilation.
+
+    TPUs write a batch of products as a convolution whose window goes over the batch and, by
+    dilation or padding, meets one element of it: that is one product, not as many as its size.
+    """
+    shapes = program.operand_shape(i, 0), program.operand_shape(i, 1), i.shapes[0][1]
+    labels = i.needed(r"dim_labels=([^,\s]+)").replace("->", "_").split("_")
+    left, kernel, out = (dict(zip(*pair, strict=True)) for pair in zip(labels, shapes, strict=True))
+    window = dict(re.findall(r"(\w+)=(\S+)", i.attribute(r"window=\{([^}]*)\}") or ""))
+    said = {name: values.split("x") for name, values in window.items()}
+    met = 1
+    for axis, name in enumerate(sorted(set(out) - {"b", "f"})):
+        stride, apart, gap = (
+            int(said[key][axis]) if key in said else 1
+            for key in ("stride", "lhs_dilate", "rhs_dilate")
+        )
+        before = int(said["pad"][axis].partition("_")[0]) if "pad" in said else 0
+        places = (
+            at * stride + element * gap - before
+            for at in range(out[name])
+            for element in range(kernel[name])
+        )
+        met *= sum(place % apart == 0 and 0 <= place // apart < left[name] for place in places)
+    return 2 * out["b"] * out["f"] * kernel["i"] * met
 
 
 def _contracted(sides: tuple[int, ...], dims: list[str]) -> int:

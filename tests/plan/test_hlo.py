@@ -65,6 +65,33 @@ def test_products(program):
     assert program.kernels() == {"__cudnn$fmhaSoftmax": 1, "tpu_custom_call": 1}
 
 
+BATCHED = """ENTRY %main (a: bf16[2,3,16,8], b: bf16[2,3,8,4]) -> f32[2,3,16,4] {
+  %a = bf16[2,3,16,8]{3,2,1,0} parameter(0)
+  %b = bf16[2,3,8,4]{3,2,1,0} parameter(1)
+  ROOT %c = f32[2,3,16,4]{3,2,1,0} convolution(%a, %b), window={WINDOW}, dim_labels=01bf_01io->01bf
+}
+"""
+
+
+@pytest.mark.parametrize(
+    "window",
+    [
+        "size=2x3 lhs_dilate=2x3",
+        "size=2x3 stride=1x2 pad=0_1x0_4 lhs_dilate=2x3 rhs_dilate=1x1 rhs_reversal=1x1",
+        "size=2x3 stride=2x3 pad=1_1x2_2 rhs_reversal=1x1",
+    ],
+)
+def test_a_batch_of_products_is_counted_once(window):
+    """As a TPU writes it: a window over the batch that meets one element at each place."""
+    assert product_flops(Program(BATCHED.replace("WINDOW", window))) == 6 * 2 * 16 * 4 * 8
+
+
+def test_a_window_that_meets_all_is_counted_whole():
+    text = BATCHED.replace("WINDOW", "size=2x3 pad=1_0x1_1")
+    # Along the first axis 1 + 2 elements are met, along the second 2 + 3 + 2.
+    assert product_flops(Program(text)) == 2 * 16 * 4 * 8 * (1 + 2) * (2 + 3 + 2)
+
+
 def test_collectives(program):
     assert collectives(program, 4) == [
         Collective("all-gather", 128 * 8 * 2, 2),

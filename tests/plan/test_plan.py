@@ -6,10 +6,12 @@ import sys
 
 import jax
 import pytest
+import tiny_families
 
 from jaxbert import cli
 from jaxbert.errors import InputError
-from jaxbert.models import BertConfig, Compute
+from jaxbert.models import BertConfig, Compute, DebertaV2Config
+from jaxbert.models.auto import FAMILIES, config_class
 from jaxbert.plan import DoesNotFit, Topology, largest_batch, make_plan, smallest_slice
 from jaxbert.plan import compile as module
 from jaxbert.plan.flops import training_flops
@@ -61,6 +63,44 @@ def test_flops_by_hand():
     layer = query_and_output + keys_and_values + attention + feed_forward
     pooler_and_classifier = 1 + 5
     assert training_flops(one, 1, 2) == 3 * 2 * (layer + pooler_and_classifier)
+
+
+def test_flops_with_distances_by_hand():
+    """The same of DeBERTa: 2 tokens times 3 distances, and 4 rows of the table, in each term."""
+    one = DebertaV2Config(
+        vocab_size=8, hidden_size=1, num_hidden_layers=1, num_attention_heads=1,
+        intermediate_size=3, num_labels=5, position_buckets=2,
+    )  # fmt: skip
+    layer = 2 + 4 + 2 * 2 + 2 * 3
+    assert training_flops(one, 1, 2) == 3 * 2 * (layer + 2 * (2 * 3 + 4) + 1 + 5)
+
+
+ROWS, LENGTH, WIDTH = 4, 32, SMALL.hidden_size
+# Of the last layer's attention, where it is asked for one token a row: products that have no sum.
+NO_SUM = -2 * 2 * ROWS * LENGTH * WIDTH
+UNREAD = ROWS * (LENGTH - 1)
+# What a family's step computes beyond what its model asks for.
+BEYOND = dict.fromkeys(FAMILIES, NO_SUM) | {
+    # Queries that nobody reads: theirs is one product with the keys and values.
+    "modernbert": NO_SUM + 3 * 2 * UNREAD * WIDTH * WIDTH,
+    # And their scores and mixing: by distance, the scores of all tokens are made at once.
+    "deberta-v2": 3 * (2 * UNREAD * WIDTH * WIDTH + 2 * 2 * UNREAD * LENGTH * WIDTH),
+}
+
+
+# The two that are left out are told apart by nothing that is counted.
+@pytest.mark.parametrize("family", sorted(BEYOND.keys() - {"bert", "xlm-roberta"}))
+def test_flops_of_every_family_are_those_of_the_compiled_step(family):
+    own = tiny_families.OWN.get(family, {}) | dict(num_hidden_layers=2, vocab_size=64)
+    shape = {f.name: getattr(SMALL, f.name) for f in dataclasses.fields(SMALL)} | own
+    known = {field.name for field in dataclasses.fields(config_class(family))}
+    shape |= {"max_position_embeddings": LENGTH + 4}
+    config = config_class(family)(**{k: v for k, v in shape.items() if k in known})
+    if family == "modernbert":
+        config = dataclasses.replace(config, classifier_pooling="cls")
+    plan = make_plan(config, here(1), settings(ROWS), Compute())
+    assert plan.model_flops == training_flops(config, ROWS, LENGTH)
+    assert plan.flops == plan.model_flops + BEYOND[family]
 
 
 def test_memory_is_that_of_the_arrays(on_four):

@@ -4,7 +4,9 @@ import jax
 import numpy as np
 import pytest
 import tiny
+import tiny_families
 from flax import nnx
+from tiny_families import OWN
 from tolerance import assert_close, assert_gradients_close, network_terms
 
 import jaxbert
@@ -17,33 +19,14 @@ from jaxbert.training.checkpoint import Checkpoints
 from jaxbert.training.engines import Compiled, make_engine
 from jaxbert.training.step import init_state, make_train_step
 
-RATE = 0.3
-DROPPING = dict(hidden_dropout_prob=RATE, attention_probs_dropout_prob=RATE)
-# {family: what its network has of its own}, all with dropout wherever the family has it.
-OWN = {
-    "roberta": dict(num_hidden_layers=1),
-    "xlm-roberta": dict(num_hidden_layers=1, pad_token_id=3),
-    "distilbert": dict(num_hidden_layers=1, classifier_dropout=RATE),
-    "electra": dict(num_hidden_layers=1, embedding_size=8),
-    "modernbert": dict(embedding_dropout=RATE, classifier_dropout=RATE, local_attention=6)
-    | dict(classifier_pooling="mean", pad_token_id=0),
-    "deberta-v2": dict(num_hidden_layers=1, pooler_dropout=RATE, position_buckets=8),
-    "mpnet": dict(num_hidden_layers=1),
-    "albert": dict(num_hidden_layers=2, embedding_size=8, classifier_dropout=RATE),
-}
-
 
 def test_every_family_is_here():
     assert {*OWN, "bert"} == set(FAMILIES)  # which test_train_step and test_engines have
 
 
 def network(family):
-    config = config_class(family)
-    shape = tiny.SHAPE | dict(max_position_embeddings=24) | DROPPING | OWN[family]
-    if "type_vocab_size" not in config.fixed and family not in ("modernbert", "deberta-v2"):
-        shape["type_vocab_size"] = 2
     model = model_class(family, "ForSequenceClassification")
-    return split_model(model(config(**shape), rngs=nnx.Rngs(0)))
+    return split_model(model(tiny_families.config(family), rngs=nnx.Rngs(0)))
 
 
 def one_step(network, tokenized, layout, *, accumulation=1, engine=None):
