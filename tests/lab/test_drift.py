@@ -1,14 +1,19 @@
 """Drift and similarity against closed forms, and against a model whose change is known."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
+import tiny_families
+from flax import nnx
 
 from jaxbert.data import Batches, load_tokenizer, tokenize
 from jaxbert.lab.drift import Probe, linear_cka, neighbour_overlap, rsa, weight_drift
 from jaxbert.models import split_model
+from jaxbert.models.auto import model_class
 from jaxbert.training.engines import JitEngine
 
 
@@ -82,6 +87,32 @@ def test_weight_drift_by_hand():
     assert found["pooler"] == pytest.approx(0.5)
     assert found["layer_0"] == found["embeddings"] == 0
     assert "head" not in found
+
+
+@pytest.mark.parametrize("family", tiny_families.OWN)
+def test_every_familys_layers_are_told_apart(tmp_path, family):
+    """The layer that changes drifts, and from it on, and nowhere below, similarity falls."""
+    config = tiny_families.config(family, num_hidden_layers=3)
+    if family == "albert":
+        config = dataclasses.replace(config, num_hidden_groups=2)
+    model = model_class(family, "ForSequenceClassification")(config, rngs=nnx.Rngs(0))
+    graphdef, params = split_model(model)
+    (tmp_path / "vocab.txt").write_text("\n".join(tiny.WORDS), encoding="utf-8")
+    tokenized = tokenize(tiny.CLASSES, load_tokenizer(tmp_path), 16)
+    probe = Probe(graphdef, params, Batches(tokenized, 4, max_length=16), JitEngine())
+    moved = jax.tree.map(lambda leaf: leaf, params)
+    layer = moved["encoder"]["layers"][1]
+    layer["output"]["kernel"] = layer["output"]["kernel"][::-1]
+
+    drift = weight_drift(moved, params)
+    groups = {f"layer_{config.layer_group(i)}" for i in range(3)}
+    assert drift.keys() - {"pooler", "final_norm"} == {"embeddings", *groups}
+    assert [label for label, value in drift.items() if value] == ["layer_1"]
+    for values in probe.compare(moved)["similarity"].values():
+        assert list(values) == ["embeddings", "layer_0", "layer_1", "layer_2"]
+        changed = [f"layer_{i}" for i in range(3) if config.layer_group(i) >= 1]
+        assert max(values.pop(name) for name in changed) < 0.999
+        assert min(values.values()) == pytest.approx(1, abs=1e-6)
 
 
 @pytest.mark.parametrize("layout", ["packed", "padded"])
