@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxbert import cpu
 from jaxbert.models.compute import Compute
-from jaxbert.models.config import EncoderConfig
+from jaxbert.models.config import EncoderConfig, Spread
 from jaxbert.models.dropout import (
     Bits,
     Dropout,
@@ -241,21 +241,21 @@ class SelfAttention(nnx.Module):
     ):
         width = config.hidden_size
 
-        def project(outputs: int) -> Linear:
+        def project(outputs: int, scale: Spread) -> Linear:
             return Linear(
                 width,
                 outputs,
-                scale=config.initializer_range,
+                scale=scale,
                 compute=compute,
                 rngs=rngs,
                 bias=config.bias,
             )
 
         if config.fused_projections:
-            self.query_key_value = project(3 * width)
+            self.query_key_value = project(3 * width, config.spread)
         else:
-            self.query, self.key, self.value = (project(width) for _ in range(3))
-        self.output = project(width)
+            self.query, self.key, self.value = (project(width, config.spread) for _ in range(3))
+        self.output = project(width, config.output_spread)
         self.is_fused = config.fused_projections
         self.heads = config.num_attention_heads
         self.rate = config.dropout_rates.probabilities

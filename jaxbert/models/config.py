@@ -30,6 +30,7 @@ _REQUIRED: dict[str, tuple[Any, ...]] = {
     "is_encoder_decoder": (False, None),
     "pruned_heads": ({}, None),
     "quantization_config": (None,),
+    "position_embedding_type": ("absolute", None),
 }
 # Keys that change nothing that is computed here: what `transformers`, old and new, writes into
 # every configuration, and the settings of text generation, which an encoder does not do.
@@ -66,6 +67,13 @@ class DropoutRates(NamedTuple):
     attention: float
     inner: float
     output: float
+
+
+class Spread(NamedTuple):
+    """Initial values are drawn from normal(0, std), none beyond `cutoff` times std (None = any)."""
+
+    std: float
+    cutoff: float | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -159,6 +167,16 @@ class EncoderConfig:
         """Of the encoder."""
         rate = self.hidden_dropout_prob
         return DropoutRates(rate, self.attention_probs_dropout_prob, rate, 0.0, rate)
+
+    @property
+    def spread(self) -> Spread:
+        """Of initial values."""
+        return Spread(self.initializer_range)
+
+    @property
+    def output_spread(self) -> Spread:
+        """The same of the last products of attention and feed-forward, and a head's first."""
+        return self.spread
 
     @property
     def prediction_act(self) -> str:

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxbert.models.attention import SelfAttention
 from jaxbert.models.compute import Compute
-from jaxbert.models.config import EncoderConfig
+from jaxbert.models.config import EncoderConfig, Spread
 from jaxbert.models.dropout import Dropout, dropout
 from jaxbert.models.positions import rows_of_table
 from jaxbert.models.primitives import Embedding, LayerNorm, Linear, activation_function
@@ -26,7 +26,7 @@ class Embeddings(nnx.Module):
     """Word + position + token type, normalized, and projected where they are of another width."""
 
     def __init__(self, config: EncoderConfig, *, compute: Compute, rngs: nnx.Rngs):
-        width, scale = config.embedding_width, config.initializer_range
+        width, scale = config.embedding_width, config.spread
 
         def table(size: int, padding_index: int | None = None) -> Embedding:
             return Embedding(
@@ -81,6 +81,11 @@ class Embeddings(nnx.Module):
         return None
 
 
+def _as_it_is(x: Array) -> Array:
+    """The norm of a layer that has none."""
+    return x
+
+
 class EncoderLayer(nnx.Module):
     """Self-attention and feed-forward, each with dropout and a residual sum around it.
 
@@ -98,8 +103,7 @@ class EncoderLayer(nnx.Module):
     ):
         width, inner = config.hidden_size, config.intermediate_size
 
-        def linear(inputs: int, outputs: int) -> Linear:
-            scale = config.initializer_range
+        def linear(inputs: int, outputs: int, scale: Spread) -> Linear:
             return Linear(
                 inputs, outputs, scale=scale, compute=compute, rngs=rngs, bias=config.bias
             )
@@ -112,9 +116,9 @@ class EncoderLayer(nnx.Module):
         self.is_pre_norm = config.norm == "pre"
         self.site = 1 + SITES_PER_LAYER * index
         self.attention = attention(config, index=index, site=self.site, compute=compute, rngs=rngs)
-        self.attention_norm = norm() if index or config.first_norm else None
-        self.intermediate = linear(width, 2 * inner if self.is_gated else inner)
-        self.output = linear(inner, width)
+        self.attention_norm = norm() if index or config.first_norm else _as_it_is
+        self.intermediate = linear(width, 2 * inner if self.is_gated else inner, config.spread)
+        self.output = linear(inner, width, config.output_spread)
         self.output_norm = norm()
         self.activation = activation_function(config.hidden_act, compute)
         self.rates = config.dropout_rates
@@ -128,17 +132,14 @@ class EncoderLayer(nnx.Module):
         columns: Int[Array, "B Q"] | None = None,
     ) -> Float[Array, "B Q D"]:
         """For the tokens in `columns`, or for all (then Q is L)."""
-        read = x
-        if self.is_pre_norm and self.attention_norm is not None:
-            read = self.attention_norm(x)
+        read = self.attention_norm(x) if self.is_pre_norm else x
         attended = self.attention(read, visibility, relative, state, columns)
         if columns is not None:
             x, state = take_columns(x, columns), state and state.select(columns)
         x = x + dropout(attended, self.rates.attention, self.site + 1, state)
         if self.is_pre_norm:
             return x + self._feed_forward(self.output_norm(x), state)
-        if self.attention_norm is not None:  # as every post-norm layer has
-            x = self.attention_norm(x)
+        x = self.attention_norm(x)
         return self.output_norm(x + self._feed_forward(x, state))
 
     @jax.named_scope("feed_forward")
@@ -177,7 +178,7 @@ class Pooler(Linear):
         super().__init__(
             config.hidden_size,
             config.hidden_size,
-            scale=config.initializer_range,
+            scale=config.spread,
             compute=compute,
             rngs=rngs,
         )

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxbert.errors import InputError
 from jaxbert.models.compute import Compute
-from jaxbert.models.config import EncoderConfig
+from jaxbert.models.config import EncoderConfig, Spread
 from jaxbert.models.dropout import Dropout, dropout
 from jaxbert.models.model import EncoderModel, Model
 from jaxbert.models.outputs import (
@@ -123,14 +123,8 @@ class LinearHead(nnx.Module):
     def __init__(
         self, model: TaskModel, name: str, outputs: int, rngs: nnx.Rngs, *, rate: float = 0.0
     ):
-        config = model.config
-        linear = Linear(
-            config.hidden_size,
-            outputs,
-            scale=config.initializer_range,
-            compute=model.compute,
-            rngs=rngs,
-        )
+        width, scale = model.config.hidden_size, model.config.spread
+        linear = Linear(width, outputs, scale=scale, compute=model.compute, rngs=rngs)
         setattr(self, name, linear)
         self.name = name
         self.rate = rate
@@ -148,7 +142,7 @@ class DenseHead(nnx.Module):
       rates: of the first dropout and of the second.
       norm: whether there is a LayerNorm after the activation. bias: whether it and the first
         product have one.
-      scale: of the last product's initial values; None = `initializer_range`.
+      scale: of the last product's initial values; None = as others.
     """
 
     def __init__(
@@ -161,17 +155,17 @@ class DenseHead(nnx.Module):
         rates: tuple[float, float],
         norm: bool = False,
         bias: bool = True,
-        scale: float | None = None,
+        scale: Spread | None = None,
     ):
         config, compute = model.config, model.compute
-        width, drawn = config.hidden_size, config.initializer_range
-        self.dense = Linear(width, width, scale=drawn, compute=compute, rngs=rngs, bias=bias)
+        width, first, last = config.hidden_size, config.output_spread, scale or config.spread
+        self.dense = Linear(width, width, scale=first, compute=compute, rngs=rngs, bias=bias)
         self.layer_norm = (
             LayerNorm(width, epsilon=config.layer_norm_eps, compute=compute, bias=bias)
             if norm
             else None
         )
-        self.classifier = Linear(width, outputs, scale=scale or drawn, compute=compute, rngs=rngs)
+        self.classifier = Linear(width, outputs, scale=last, compute=compute, rngs=rngs)
         self.activation = None if activation is None else activation_function(activation, compute)
         self.first_rate, self.second_rate = rates
 
@@ -204,9 +198,13 @@ class ForSequenceClassification(_OfTexts):
       (2, 2)
     """
 
+    dense_activation: ClassVar[str | None] = None  # of a first product, in a family that has two
+
     def make_head(self, rngs: nnx.Rngs) -> Any:
-        rate = self.config.classifier_dropout_prob
-        return LinearHead(self, "classifier", self.config.num_labels, rngs, rate=rate)
+        rate, labels = self.config.classifier_dropout_prob, self.config.num_labels
+        if self.dense_activation is None:
+            return LinearHead(self, "classifier", labels, rngs, rate=rate)
+        return DenseHead(self, labels, rngs, activation=self.dense_activation, rates=(rate, rate))
 
 
 class ForMultipleChoice(_OfTexts):
@@ -318,7 +316,7 @@ class PredictionHead(nnx.Module):
     """Hidden states -> scores of every word, through the transposed word embedding."""
 
     def __init__(self, config: EncoderConfig, *, compute: Compute, rngs: nnx.Rngs):
-        width, scale = config.embedding_width, config.initializer_range
+        width, scale = config.embedding_width, config.output_spread
         self.transform = Linear(
             config.hidden_size, width, scale=scale, compute=compute, rngs=rngs, bias=config.bias
         )
@@ -349,9 +347,7 @@ class WordHead(nnx.Module):
             )
         self.predictions = PredictionHead(config, compute=compute, rngs=rngs)
         self.seq_relationship = (
-            Linear(
-                config.hidden_size, 2, scale=config.initializer_range, compute=compute, rngs=rngs
-            )
+            Linear(config.hidden_size, 2, scale=config.spread, compute=compute, rngs=rngs)
             if next_sentence
             else None
         )

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxbert import cpu
 from jaxbert.models.compute import Compute
+from jaxbert.models.config import Spread
 
 Scalar = Array | float
 
@@ -118,9 +119,13 @@ def _product_backward(spec: str, compute: Compute, residuals: Any, g: Array) -> 
 _product.defvjp(_product_forward, _product_backward)
 
 
-def _normal(rngs: nnx.Rngs, shape: tuple[int, ...], scale: float, compute: Compute) -> nnx.Param:
+def _normal(rngs: nnx.Rngs, shape: tuple[int, ...], scale: Spread, compute: Compute) -> nnx.Param:
     # Drawn in float32 whatever the dtype, so that a seed names one initialization.
-    draw = scale * jax.random.normal(rngs.params(), shape, jnp.float32)
+    key, cutoff = rngs.params(), scale.cutoff
+    if cutoff is None:
+        draw = scale.std * jax.random.normal(key, shape, jnp.float32)
+    else:
+        draw = scale.std * jax.random.truncated_normal(key, -cutoff, cutoff, shape, jnp.float32)
     return nnx.Param(draw.astype(compute.param_dtype))
 
 
@@ -136,7 +141,7 @@ class Linear(nnx.Module):
         inputs: int,
         outputs: int,
         *,
-        scale: float,
+        scale: Spread,
         compute: Compute,
         rngs: nnx.Rngs,
         bias: bool = True,
@@ -190,7 +195,7 @@ class Embedding(nnx.Module):
         size: int,
         width: int,
         *,
-        scale: float,
+        scale: Spread,
         compute: Compute,
         rngs: nnx.Rngs,
         padding_index: int | None = None,

@@ -10,6 +10,7 @@ from tolerance import assert_close
 
 from jaxbert.cpu import tiled_transpose
 from jaxbert.models import Compute
+from jaxbert.models.config import Spread
 from jaxbert.models.primitives import Embedding, LayerNorm, gelu, product
 
 RNG = np.random.default_rng(0)
@@ -77,7 +78,7 @@ def test_layer_norm_keeps_its_digits_far_from_zero():
 
 
 def test_the_padding_row_gets_no_gradient():
-    table = Embedding(5, 3, scale=1.0, compute=Compute(), rngs=nnx.Rngs(0), padding_index=2)
+    table = Embedding(5, 3, scale=Spread(1.0), compute=Compute(), rngs=nnx.Rngs(0), padding_index=2)
     graphdef, state = nnx.split(table)
     index = jnp.array([[0, 2, 2, 4]])
     grads = jax.grad(lambda s: nnx.merge(graphdef, s)(index).sum())(nnx.to_pure_dict(state))

@@ -153,7 +153,7 @@ class DebertaV2Embeddings(Embeddings):
         super().__init__(config, compute=compute, rngs=rngs)
         width = config.hidden_size
         self.relative_embeddings = Embedding(
-            config.distance_rows, width, scale=config.initializer_range, compute=compute, rngs=rngs
+            config.distance_rows, width, scale=config.spread, compute=compute, rngs=rngs
         )
         self.relative_norm = (
             LayerNorm(width, epsilon=config.layer_norm_eps, compute=compute)
@@ -185,7 +185,7 @@ class DisentangledSelfAttention(SelfAttention):
         def project(kind: str) -> Linear | None:
             if config.share_att_key or kind not in config.pos_att_type:
                 return None
-            width, scale = config.hidden_size, config.initializer_range
+            width, scale = config.hidden_size, config.spread
             return Linear(width, width, scale=scale, compute=compute, rngs=rngs)
 
         self.position_key, self.position_query = project("c2p"), project("p2c")

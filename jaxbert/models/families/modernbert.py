@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 
 from jaxbert.errors import InputError
 from jaxbert.models import heads, model
-from jaxbert.models.config import DropoutRates, EncoderConfig
+from jaxbert.models.config import DropoutRates, EncoderConfig, Spread
 from jaxbert.models.encoder import segment_means
 from jaxbert.models.outputs import ClassifierOutput, EncoderOutput
 from jaxbert.weights.rename import Family, Head, Rename
@@ -41,6 +41,7 @@ class ModernBertConfig(EncoderConfig):
       global_rope_theta, local_rope_theta: the bases of the rotations in full and sliding layers.
       classifier_pooling: what a classifier reads of a text: "cls" its first token, "mean" all.
       classifier_activation: of the pre-trained head.
+      initializer_cutoff_factor: initial values beyond so many standard deviations are drawn anew.
 
     Example:
       >>> config = ModernBertConfig.preset("modernbert-base")
@@ -63,9 +64,8 @@ class ModernBertConfig(EncoderConfig):
     }
     harmless: ClassVar[frozenset[str]] = frozenset(
         """
-        deterministic_flash_attn global_attn_every_n_layers initializer_cutoff_factor
-        layer_norm_eps reference_compile repad_logits_with_grad rope_parameters
-        sparse_pred_ignore_index sparse_prediction
+        deterministic_flash_attn global_attn_every_n_layers layer_norm_eps reference_compile
+        repad_logits_with_grad rope_parameters sparse_pred_ignore_index sparse_prediction
         """.split()  # noqa: SIM905 (as the other lists of keys)
     )
     fixed: ClassVar[frozenset[str]] = frozenset({"type_vocab_size"})
@@ -98,6 +98,7 @@ class ModernBertConfig(EncoderConfig):
     local_rope_theta: float = 10_000.0
     classifier_pooling: str = "cls"
     classifier_activation: str = "gelu"
+    initializer_cutoff_factor: float | None = 2.0
 
     def __post_init__(self) -> None:
         kinds = self.layer_types or (FULL,) * self.num_hidden_layers
@@ -119,6 +120,18 @@ class ModernBertConfig(EncoderConfig):
         attention = self.attention_probs_dropout_prob
         inner = self.hidden_dropout_prob
         return DropoutRates(self.embedding_dropout, attention, attention, inner, 0.0)
+
+    @property
+    def spread(self) -> Spread:
+        """See `EncoderConfig.spread`."""
+        cutoff = self.initializer_cutoff_factor
+        return Spread(self.initializer_range, 3.0 if cutoff is None else cutoff)
+
+    @property
+    def output_spread(self) -> Spread:
+        """See `EncoderConfig.output_spread`; smaller where more layers add up."""
+        narrower = (2 * self.num_hidden_layers) ** -0.5
+        return self.spread._replace(std=self.initializer_range * narrower)
 
     @property
     def position_rows(self) -> int:
@@ -273,7 +286,7 @@ def _head(task: Any, outputs: int, rngs: nnx.Rngs) -> heads.DenseHead:
         rates=(0.0, config.classifier_dropout_prob),
         norm=True,
         bias=False,
-        scale=config.hidden_size**-0.5,
+        scale=config.spread._replace(std=config.hidden_size**-0.5),
     )
 
 

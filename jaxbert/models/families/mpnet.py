@@ -94,7 +94,7 @@ class MPNetEmbeddings(Embeddings):
         self.relative_attention_bias = Embedding(
             _BUCKETS,
             config.num_attention_heads,
-            scale=config.initializer_range,
+            scale=config.spread,
             compute=compute,
             rngs=rngs,
         )
@@ -182,12 +182,7 @@ class MPNetForSequenceClassification(_MPNet, heads.ForSequenceClassification):
     """See `heads.ForSequenceClassification`."""
 
     uses_pooler = False
-
-    def make_head(self, rngs: nnx.Rngs) -> heads.DenseHead:
-        """See `heads.TaskModel.make_head`."""
-        rate = self.config.classifier_dropout_prob
-        labels = self.config.num_labels
-        return heads.DenseHead(self, labels, rngs, activation="tanh", rates=(rate, rate))
+    dense_activation = "tanh"
 
 
 class MPNetForTokenClassification(_MPNet, heads.ForTokenClassification):
