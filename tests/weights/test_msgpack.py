@@ -63,6 +63,45 @@ def test_what_hugging_faces_flax_class_wrote(directory):
     assert (report.initialized, report.unused) == ((), ())
 
 
+def flax_safetensors(path, arrays, metadata):
+    """The format written out by hand: the length of a JSON header, the header, and the bytes."""
+    words = {"float32": "F32", "float16": "F16", "float64": "F64", "bfloat16": "BF16"}
+    words |= {"int64": "I64", "bool": "BOOL"}
+    header, content = {"__metadata__": metadata}, b""
+    for name, array in arrays.items():
+        end = len(content) + array.nbytes
+        header[name] = {"dtype": words[array.dtype.name], "shape": list(array.shape),
+                        "data_offsets": [len(content), end]}  # fmt: skip
+        content += array.tobytes()
+    said = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(said)) + said + content)
+
+
+def flattened(node, scope=()):
+    """{"."-joined name: array}, as Flax's classes flattened their parameters."""
+    if not isinstance(node, dict):
+        return {".".join(scope): np.asarray(node)}
+    return {k: v for key, below in node.items() for k, v in flattened(below, (*scope, key)).items()}
+
+
+def test_what_flax_wrote_as_safetensors(tmp_path):
+    flax_safetensors(tmp_path / "model.safetensors", flattened(tree()), {"format": "flax"})
+    assert_wanted(tmp_path)
+
+
+def test_a_model_that_flax_wrote_as_safetensors(tmp_path):
+    raw = (GOLDEN / "flax" / "flax_model.msgpack").read_bytes()
+    arrays = flattened(flax.serialization.msgpack_restore(raw))
+    flax_safetensors(tmp_path / "model.safetensors", arrays, {"format": "flax"})
+    opened, wanted = open_checkpoint(tmp_path), open_checkpoint(GOLDEN / "flax")
+    assert opened.keys() == wanted.keys()
+    for name, tensor in opened.items():
+        np.testing.assert_array_equal(tensor.read(), wanted[name].read(), err_msg=name)
+    (tmp_path / "config.json").write_bytes((GOLDEN / "flax" / "config.json").read_bytes())
+    _, report = load_pretrained(BertForPreTraining, tmp_path)
+    assert (report.initialized, report.unused) == ((), ())
+
+
 @pytest.mark.parametrize("chunk", [2**30, 1000, 16])
 def test_what_flax_writes_whole_and_in_chunks(tmp_path, monkeypatch, chunk):
     monkeypatch.setattr(flax.serialization, "MAX_CHUNK_SIZE", chunk)

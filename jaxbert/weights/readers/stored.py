@@ -106,15 +106,18 @@ def read_part(path: Path, offset: int, size: int) -> bytes:
         return file.read(size)
 
 
-def in_torch_layout(tensors: Iterable[StoredTensor]) -> Tensors:
-    """{name as PyTorch has it: tensor as PyTorch has it} of "/"-joined names as JAX has them.
+def in_torch_layout(tensors: Iterable[StoredTensor], separator: str = "/") -> Tensors:
+    """{name as PyTorch has it: tensor as PyTorch has it} of joined names as JAX has them.
+
+    Args:
+      separator: of the names.
 
     Raises:
       InputError: two names are one.
     """
     found: Tensors = {}
     for tensor in tensors:
-        *scope, leaf = tensor.name.split("/")
+        *scope, leaf = tensor.name.split(separator)
         leaf, turned = _LEAVES.get(leaf, (leaf, False))
         name = ".".join([*scope, leaf])
         if name in found:
