@@ -62,9 +62,9 @@ def find_model(options: ExportOptions | FindOptions | InferOptions) -> Path:
 
 def read_config(model: str) -> EncoderConfig:
     """The configuration of a published model by name, of a directory, or of a hub id."""
-    from jaxbert.models.auto import AutoConfig, presets
+    from jaxbert.models.auto import AutoConfig, family_of_preset
 
-    if model in presets():
+    if family_of_preset(model):
         return AutoConfig.preset(model)
     return AutoConfig.from_pretrained(model)
 

@@ -84,6 +84,22 @@ def presets() -> dict[str, str]:
     return {name: family for family in FAMILIES for name in config_class(family).presets}
 
 
+def family_of_preset(name: str) -> str | None:
+    """The model_type of the published configuration of that name; None where there is none.
+
+    A family's file is read only if none before it has the name, and those are first whose own
+    name is in it: `roberta-base` costs the import of one.
+
+    Example:
+      >>> family_of_preset("roberta-base"), family_of_preset("roberta-huge")
+      ('roberta', None)
+    """
+    if "/" in name:  # a directory's, or of the hub
+        return None
+    likely = sorted(FAMILIES, key=lambda family: (family not in name, -len(family)))
+    return next((family for family in likely if name in config_class(family).presets), None)
+
+
 class AutoConfig:
     """The configuration of a model of any family.
 
@@ -109,10 +125,10 @@ class AutoConfig:
     @staticmethod
     def preset(name: str, **overrides: Any) -> EncoderConfig:
         """The published configuration of that name; InputError where there is none."""
-        known = presets()
-        if name not in known:
-            raise InputError(f"preset {name!r} is unknown; choose one of {', '.join(known)}")
-        return config_class(known[name]).preset(name, **overrides)
+        family = family_of_preset(name)
+        if family is None:
+            raise InputError(f"preset {name!r} is unknown; choose one of {', '.join(presets())}")
+        return config_class(family).preset(name, **overrides)
 
 
 def _read_config(directory: Path) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from jaxbert.models.outputs import EncoderOutput
 from jaxbert.models.positions import places
 from jaxbert.models.primitives import LayerNorm
 from jaxbert.models.visibility import Visibility, take_columns
-from jaxbert.weights.pretrained import PretrainedMixin
+from jaxbert.weights.pretrained import PretrainedMixin, draw_parameters, flatten
 
 M = TypeVar("M", bound="Model")
 
@@ -67,14 +67,18 @@ class Model(PretrainedMixin, nnx.Module):
           (42, (42, 16))
         """
         config = dataclasses.replace(self.config, vocab_size=size)
-        graphdef, params = split_model(self)
-        fresh = _draw_rows(type(self), config, params, seed)
-        resized = merge_model(
-            graphdef,
-            jax.tree_util.tree_map_with_path(
-                lambda path, old: _with_rows(old, fresh.get(jax.tree_util.keystr(path))), params
-            ),
+
+        def build() -> Model:
+            return type(self)(config, rngs=nnx.Rngs(seed))
+
+        graphdef, state = nnx.split(self)
+        old, structure = flatten(state)
+        shapes, _ = flatten(nnx.split(nnx.eval_shape(build))[1])
+        fresh = draw_parameters(
+            build, {p for p, leaf in old.items() if shapes[p].shape != leaf.shape}
         )
+        leaves = [_with_rows(leaf, fresh.get(path)) for path, leaf in old.items()]
+        resized = merge_model(graphdef, jax.tree.unflatten(structure, leaves))
         for _, module in nnx.iter_graph(resized):
             if isinstance(module, Model):
                 module.config = config
@@ -200,28 +204,6 @@ def _check_length(
             f"input_ids has rows of {length} tokens; the model has position embeddings for "
             f"{config.max_tokens}: truncate the text"
         )
-
-
-def _draw_rows(
-    model_class: type[Any], config: EncoderConfig, params: Any, seed: int
-) -> dict[str, Array]:
-    """{path: initial value} of the parameters whose shapes the new configuration changes."""
-
-    def draw(only: set[str] | None) -> dict[str, Array]:
-        model = model_class(config, rngs=nnx.Rngs(seed))
-        leaves, _ = jax.tree_util.tree_flatten_with_path(split_model(model)[1])
-        named = {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
-        return {name: leaf for name, leaf in named.items() if only is None or name in only}
-
-    shapes = jax.eval_shape(lambda: draw(None))
-    leaves, _ = jax.tree_util.tree_flatten_with_path(params)
-    changed = {
-        name
-        for path, leaf in leaves
-        if shapes[name := jax.tree_util.keystr(path)].shape != leaf.shape
-    }
-    # Compiled, so that what is not asked for is never drawn.
-    return jax.jit(lambda: draw(changed))() if changed else {}
 
 
 def _with_rows(old: Array, fresh: Array | None) -> Array:

@@ -122,7 +122,7 @@ class PretrainedMixin:
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         architecture = _architecture(type(self))
-        leaves, _ = _flatten(nnx.split(self)[1])
+        leaves, _ = flatten(nnx.split(self)[1])
         rows = pair(self.family.rows(architecture), leaves)
         tensors = {row.theirs: row.turn(np.asarray(leaves[row.ours])) for row in rows}
         write_checkpoint(directory, dict(sorted(tensors.items())))
@@ -162,13 +162,13 @@ def load_pretrained(
         return construct(config, rngs=nnx.Rngs(seed), compute=options)
 
     graphdef, state = nnx.split(nnx.eval_shape(build))
-    shapes, structure = _flatten(state)
+    shapes, structure = flatten(state)
     rows = pair(model_class.family.rows(_architecture(model_class)), shapes)
     try:
         found, unused = _match(model_class, rows, shapes, tensors, aside)
     except InputError as error:
         raise InputError(f"{directory}: {error}") from None
-    drawn = _draw(build, shapes.keys() - found.keys())
+    drawn = draw_parameters(build, shapes.keys() - found.keys())
     read = {
         row.ours: _read(row, found[row.ours], shapes[row.ours].dtype, directory)
         for row in rows
@@ -334,22 +334,46 @@ def _read(row: Rename, tensor: StoredTensor, dtype: Any, directory: Path) -> jax
     return jnp.array(values)
 
 
-def _draw(build: Callable[[], Any], paths: set[str]) -> dict[str, jax.Array]:
-    """The initial values of these parameters only.
+def draw_parameters(build: Callable[[], Any], paths: set[str]) -> dict[str, jax.Array]:
+    """The initial values of some parameters of a model.
 
     The constructor is traced and the compiler drops what is not returned, so that the rest of the
     model is never drawn nor held.
+
+    Args:
+      build: gives the model, newly drawn.
+      paths: "/"-joined.
+
+    Returns:
+      {path: value}.
+
+    Example:
+      >>> from jaxbert.models import BertConfig, BertModel
+      >>> config = BertConfig(vocab_size=40, hidden_size=16, num_hidden_layers=1,
+      ...                     num_attention_heads=2, intermediate_size=24)
+      >>> drawn = draw_parameters(lambda: BertModel(config, rngs=nnx.Rngs(0)), {"pooler/kernel"})
+      >>> drawn["pooler/kernel"].shape
+      (16, 16)
     """
 
     def draw() -> dict[str, jax.Array]:
-        leaves, _ = _flatten(nnx.split(build())[1])
+        leaves, _ = flatten(nnx.split(build())[1])
         return {path: leaf for path, leaf in leaves.items() if path in paths}
 
     return jax.jit(draw)() if paths else {}
 
 
-def _flatten(state: nnx.State) -> tuple[dict[str, Any], Any]:
-    """({"/"-joined path: leaf}, tree structure of the plain nested dict)."""
+def flatten(state: nnx.State) -> tuple[dict[str, Any], Any]:
+    """({"/"-joined path: leaf}, tree structure of the plain nested dict).
+
+    Example:
+      >>> from jaxbert.models import BertConfig, BertModel
+      >>> config = BertConfig(vocab_size=40, hidden_size=16, num_hidden_layers=1,
+      ...                     num_attention_heads=2, intermediate_size=24)
+      >>> leaves, _ = flatten(nnx.split(BertModel(config, rngs=nnx.Rngs(0)))[1])
+      >>> leaves["pooler/kernel"].shape
+      (16, 16)
+    """
     leaves, structure = jax.tree_util.tree_flatten_with_path(nnx.to_pure_dict(state))
     name = jax.tree_util.keystr
     return {name(path, simple=True, separator="/"): leaf for path, leaf in leaves}, structure

@@ -95,7 +95,7 @@ class AlbertConfig(EncoderConfig):
     def required(cls, hf: Mapping[str, Any]) -> Mapping[str, tuple[Any, ...]]:
         """See `EncoderConfig.required`."""
         del hf
-        return {"position_embedding_type": ("absolute", None), "inner_group_num": (1, None)}
+        return {"inner_group_num": (1, None)}
 
 
 _LAYER, _OURS = "encoder.albert_layer_groups.{i}.albert_layers.0", "layers/{i}"

@@ -78,7 +78,6 @@ class BertConfig(EncoderConfig):
     def required(cls, hf: Mapping[str, Any]) -> Mapping[str, tuple[Any, ...]]:
         """See `EncoderConfig.required`."""
         return {
-            "position_embedding_type": ("absolute", None),
             "embedding_size": (hf.get("hidden_size", cls.hidden_size), None),
         }
 

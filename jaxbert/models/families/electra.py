@@ -78,7 +78,6 @@ class ElectraConfig(EncoderConfig):
         """See `EncoderConfig.required`."""
         del hf
         return {
-            "position_embedding_type": ("absolute", None),
             "summary_type": ("first",),
             "summary_use_proj": (True,),
             "summary_proj_to_labels": (False, None),
@@ -146,11 +145,7 @@ class ElectraModel(_Electra, model.EncoderModel):
 class ElectraForSequenceClassification(_Electra, heads.ForSequenceClassification):
     """See `heads.ForSequenceClassification`."""
 
-    def make_head(self, rngs: nnx.Rngs) -> heads.DenseHead:
-        """See `heads.TaskModel.make_head`."""
-        rate = self.config.classifier_dropout_prob
-        labels = self.config.num_labels
-        return heads.DenseHead(self, labels, rngs, activation="gelu", rates=(rate, rate))
+    dense_activation = "gelu"
 
 
 class ElectraForTokenClassification(_Electra, heads.ForTokenClassification):

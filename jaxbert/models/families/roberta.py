@@ -10,8 +10,6 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from flax import nnx
-
 from jaxbert.models import heads, model
 from jaxbert.models.config import EncoderConfig
 from jaxbert.models.families.bert import BERT, LARGE
@@ -53,12 +51,6 @@ class RobertaConfig(EncoderConfig):
     def prediction_act(self) -> str:
         """Whatever `hidden_act` is."""
         return "gelu"
-
-    @classmethod
-    def required(cls, hf: Mapping[str, Any]) -> Mapping[str, tuple[Any, ...]]:
-        """See `EncoderConfig.required`."""
-        del hf
-        return {"position_embedding_type": ("absolute", None)}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -132,12 +124,7 @@ class RobertaForSequenceClassification(heads.ForSequenceClassification):
 
     family, config_class = ROBERTA, RobertaConfig
     uses_pooler = False
-
-    def make_head(self, rngs: nnx.Rngs) -> heads.DenseHead:
-        """See `heads.TaskModel.make_head`."""
-        rate = self.config.classifier_dropout_prob
-        labels = self.config.num_labels
-        return heads.DenseHead(self, labels, rngs, activation="tanh", rates=(rate, rate))
+    dense_activation = "tanh"
 
 
 class RobertaForTokenClassification(heads.ForTokenClassification):
