@@ -301,9 +301,11 @@ def _with_strategy(settings: Mapping[str, Any]) -> dict[str, Any]:
     training = _table(settings, "training", "training")
     optimizer = _table(training, "optimizer", "training.optimizer")
     name = settings.get("strategy", DEFAULT_STRATEGY)
-    if not isinstance(name, str):
-        raise InputError(f"strategy={name!r} must be a text")
-    strategy = get_strategy(name, strategies(settings.get("strategy_file")))
+    file = settings.get("strategy_file")
+    for place, value in (("strategy", name), ("strategy_file", file or "")):
+        if not isinstance(value, str):
+            raise InputError(f"{place}={value!r} must be a text")
+    strategy = get_strategy(name, strategies(file))
     return {**settings, "training": {**training, "optimizer": strategy.config(**optimizer)}}
 
 
@@ -345,7 +347,7 @@ def _modern(cls: type[Any], settings: Mapping[str, Any]) -> dict[str, Any]:
 def _parse_value(text: str) -> Any:
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):  # also a number of thousands of digits
         return None if text in ("None", "none", "null") else text
 
 

@@ -237,7 +237,7 @@ def _read_json_lines(path: Path) -> Columns:
 def _parse_json(line: str, path: Path, number: int) -> Any:
     try:
         return json.loads(line)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(
             f"{path}, line {number} is not JSON: {_first_line(error)}; want one object a line"
         ) from None
@@ -248,7 +248,7 @@ def _read_json(path: Path) -> Columns:
     text = _decode(path)
     try:
         value = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         if text.lstrip().startswith("["):
             raise InputError(f"{path} is not JSON: {_first_line(error)}; mend it there") from None
         return _read_json_lines(path)
@@ -294,6 +294,7 @@ def _read_parquet(path: Path) -> Columns:
 
     try:
         table = pyarrow.parquet.read_table(path)
+        table.validate(full=True)  # text that is UTF-8, lists that end where they are said to
     except (ValueError, OSError) as error:
         raise InputError(
             f"{path} is no readable parquet file: {_first_line(error)}; write it again"

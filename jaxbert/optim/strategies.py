@@ -299,7 +299,7 @@ def load_strategies(path: str | Path) -> dict[str, Strategy]:
     """
     try:
         tables = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # also a number of thousands of digits
         raise InputError(f"{path} is no TOML file: {error}") from error
     if not tables:
         raise InputError(f"{path} holds no strategy: write a table for each, [its-name]")

@@ -85,7 +85,8 @@ def _label_text(value: str | float | None) -> str:
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return ""
     text = str(value).strip()
-    return str(int(text)) if _INTEGER.fullmatch(text) else text
+    short = len(text) < 1000  # Python makes no number of some thousand digits
+    return str(int(text)) if short and _INTEGER.fullmatch(text) else text
 
 
 def _numbers(texts: list[str], where: str) -> np.ndarray:
