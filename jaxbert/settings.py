@@ -184,3 +184,8 @@ def check_choices(instance: Any) -> None:
 def is_number(value: Any) -> bool:
     """Whether it is a finite int or float (a bool is neither)."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def is_count(value: Any, least: int = 1) -> bool:
+    """Whether it is a whole number, not under the least (a bool is none)."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least

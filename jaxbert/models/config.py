@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, NamedTuple, Self
 
 from jaxbert.errors import InputError
-from jaxbert.settings import is_number
+from jaxbert.settings import is_count, is_number
 
 ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu", "swish", "tanh")
 NORMS = ("post", "pre")
@@ -91,6 +91,8 @@ class EncoderConfig:
       has_pooler: whether the encoder can have one.
       renamed: {field: its key in config.json}, where the family has a word of its own.
       harmless: keys of the family's that change nothing computed here.
+      computed_with: {key of config.json: (what its value must be, in words)}, for those that
+        `modernized` and `required` compute with, before fields are checked.
       fixed: fields that config.json has no word for: the family's networks all have the default.
       presets: {name of a published configuration: its fields}.
 
@@ -124,6 +126,7 @@ class EncoderConfig:
     renamed: ClassVar[Mapping[str, str]] = {}
     harmless: ClassVar[frozenset[str]] = frozenset()
     fixed: ClassVar[frozenset[str]] = frozenset()
+    computed_with: ClassVar[Mapping[str, tuple[Callable[[Any], bool], str]]] = {}
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
     vocab_size: int
@@ -272,6 +275,13 @@ class EncoderConfig:
           InputError: naming every key that asks for what would be computed wrongly, and every key
             that is neither implemented nor known to be harmless.
         """
+        odd = [
+            f"{key}={hf[key]!r} (want {word})"
+            for key, (can_be, word) in {**_COMPUTED_WITH, **cls.computed_with}.items()
+            if key in hf and not can_be(hf[key])
+        ]
+        if odd:
+            raise InputError(f"config.json holds what is no such thing: {'; '.join(odd)}")
         hf = cls.modernized(hf)
         theirs = {field.name: cls.renamed.get(field.name, field.name) for field in _fields(cls)}
         required = {"model_type": (cls.model_type,), **_REQUIRED, **cls.required(hf)}
@@ -323,7 +333,7 @@ def _labels_from_hf(hf: Mapping[str, Any]) -> dict[str, Any]:
         by_index = {int(index): str(label) for index, label in id2label.items()}
     except (AttributeError, TypeError, ValueError):  # no mapping, or of something else
         by_index = {}
-    if sorted(by_index) != list(range(len(id2label))):
+    if not by_index or sorted(by_index) != list(range(len(id2label))):
         raise InputError(
             f'config.json: id2label must number its labels from 0, as in {{"0": "no"}}, got '
             f"{id2label!r}: mend it there"
@@ -332,6 +342,9 @@ def _labels_from_hf(hf: Mapping[str, Any]) -> dict[str, Any]:
     generic = labels == tuple(f"LABEL_{i}" for i in range(len(labels)))
     return {"num_labels": len(labels), "id2label": None if generic else labels}
 
+
+COUNT = (is_count, "a whole number of at least 1")
+_COMPUTED_WITH = dict.fromkeys(("hidden_size", "num_hidden_layers", "num_attention_heads"), COUNT)
 
 # field: the least that it can be
 _SIZES = {
@@ -350,9 +363,7 @@ def _size_problems(config: EncoderConfig) -> list[str]:
     problems = [
         f"{name} must be a whole number of at least {least}, got {value!r}"
         for name, least in _SIZES.items()
-        if not isinstance(value := getattr(config, name), int)
-        or isinstance(value, bool)
-        or value < least
+        if not is_count(value := getattr(config, name), least)
     ]
     if not problems and config.hidden_size % config.num_attention_heads:
         problems.append(

@@ -7,7 +7,7 @@ table of distances; there is no pooler. The convolution of v2-xlarge and v2-xxla
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import jax
@@ -16,6 +16,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from jaxbert.errors import InputError
 from jaxbert.models import heads, model
 from jaxbert.models.attention import SelfAttention, attention
 from jaxbert.models.compute import Compute
@@ -26,6 +27,7 @@ from jaxbert.models.families.bert import BERT, LARGE
 from jaxbert.models.positions import by_distance, distances
 from jaxbert.models.primitives import Embedding, LayerNorm, Linear, product
 from jaxbert.models.visibility import Visibility, take_columns
+from jaxbert.settings import is_count
 from jaxbert.weights.rename import Family, Head, Rename, linear, norm
 
 _TABLE_SITE = 1 << 17  # of dropout on the table of distances, beyond all others
@@ -55,6 +57,9 @@ class DebertaV2Config(EncoderConfig):
     renamed: ClassVar[Mapping[str, str]] = {"classifier_dropout": "cls_dropout"}
     # legacy: which of two names its head for words has; both are read.
     harmless: ClassVar[frozenset[str]] = frozenset({"legacy"})
+    computed_with: ClassVar[Mapping[str, tuple[Callable[[Any], bool], str]]] = {
+        "pos_att_type": (lambda value: isinstance(value, list | str | None), "a list"),
+    }
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "deberta-v3-xsmall": dict(hidden_size=384, num_attention_heads=6, intermediate_size=1536),
         "deberta-v3-small": dict(num_hidden_layers=6),
@@ -78,6 +83,18 @@ class DebertaV2Config(EncoderConfig):
     norm_rel_ebd: str = "layer_norm"
     pooler_dropout: float = 0.0
     pooler_hidden_act: str = "gelu"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        problems = [
+            f"{name} must be a whole number, got {value!r}"
+            for name in ("position_buckets", "max_relative_positions")
+            if not is_count(value := getattr(self, name), -1)
+        ]
+        if any(kind not in ("p2c", "c2p") for kind in self.pos_att_type):
+            problems.append(f"pos_att_type must hold c2p and p2c only, got {self.pos_att_type!r}")
+        if problems:
+            raise InputError(f"{type(self).__name__}: " + "; ".join(problems))
 
     @property
     def position_rows(self) -> int:

@@ -7,7 +7,7 @@ layers of three, and a pre-trained head that classifiers go on with.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import jax.numpy as jnp
@@ -16,13 +16,14 @@ from jaxtyping import Array, Float
 
 from jaxbert.errors import InputError
 from jaxbert.models import heads, model
-from jaxbert.models.config import DropoutRates, EncoderConfig, Spread
+from jaxbert.models.config import COUNT, DropoutRates, EncoderConfig, Spread
 from jaxbert.models.encoder import segment_means
 from jaxbert.models.outputs import ClassifierOutput, EncoderOutput
 from jaxbert.weights.rename import Family, Head, Rename
 
 FULL, LOCAL = "full_attention", "sliding_attention"
 POOLINGS = ("cls", "mean")
+_MOST_LAYERS = 10_000  # a config.json can ask for any number
 # {kind of layer: (our field, its key in early files)}
 _THETAS = {FULL: "global_rope_theta", LOCAL: "local_rope_theta"}
 
@@ -69,6 +70,11 @@ class ModernBertConfig(EncoderConfig):
         """.split()  # noqa: SIM905 (as the other lists of keys)
     )
     fixed: ClassVar[frozenset[str]] = frozenset({"type_vocab_size"})
+    computed_with: ClassVar[Mapping[str, tuple[Callable[[Any], bool], str]]] = {
+        "layer_types": (lambda value: isinstance(value, list | None), "a list"),
+        "global_attn_every_n_layers": COUNT,
+        "rope_parameters": (lambda value: isinstance(value, dict | None), "an object"),
+    }
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "modernbert-base": dict(classifier_pooling="mean"),
         "modernbert-large": dict(
@@ -101,12 +107,12 @@ class ModernBertConfig(EncoderConfig):
     initializer_cutoff_factor: float | None = 2.0
 
     def __post_init__(self) -> None:
-        kinds = self.layer_types or (FULL,) * self.num_hidden_layers
-        problems = []
-        if len(kinds) != self.num_hidden_layers or set(kinds) - {FULL, LOCAL}:
+        problems, kinds = [], self.layer_types
+        told = kinds is None or all(kind in (FULL, LOCAL) for kind in kinds)
+        if not told or len(kinds or ()) not in (0, self.num_hidden_layers):
             problems.append(
                 f"layer_types must say {FULL} or {LOCAL} of each of {self.num_hidden_layers} "
-                f"layers, got {self.layer_types!r}"
+                f"layers, got {kinds!r}"
             )
         if self.classifier_pooling not in POOLINGS:
             problems.append(f"{self.classifier_pooling=} is not one of {', '.join(POOLINGS)}")
@@ -169,10 +175,13 @@ class ModernBertConfig(EncoderConfig):
         if said.get("layer_types") is not None:
             said["layer_types"] = tuple(said["layer_types"])
         elif (every := said.get("global_attn_every_n_layers", 3)) != 3:
-            count = said.get("num_hidden_layers", cls.num_hidden_layers)
+            count = min(said.get("num_hidden_layers", cls.num_hidden_layers), _MOST_LAYERS)
             said["layer_types"] = tuple(LOCAL if i % every else FULL for i in range(count))
         for kind, field in _THETAS.items():
             rope = (said.get("rope_parameters") or {}).get(kind) or {}
+            if not isinstance(rope, dict):
+                place = f"config.json: rope_parameters[{kind!r}]={rope!r}"
+                raise InputError(f"{place} (want an object)")
             if rope.get("rope_type", "default") != "default":
                 raise InputError(
                     f"config.json: rope_parameters[{kind!r}] asks for rope_type="
