@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import logging
 import platform
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +15,8 @@ import jax
 from jaxbert.atomic import write_text
 from jaxbert.data import BatchStats, Examples
 from jaxbert.training.run_directory import EVENTS, METRICS
+
+logger = logging.getLogger("jaxbert")
 
 _PACKAGES = ("jaxbert", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers")
 
@@ -109,9 +112,16 @@ def _lines_until(path: Path, last: Mapping[str, int]) -> list[str]:
     """The lines whose step is no later than the last one of their kind of event."""
     if not any(last.values()) or not path.exists():
         return []
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    whole = [(line, json.loads(line)) for line in lines if line.endswith("\n")]
-    return [line for line, values in whole if values["step"] <= last[values["event"]]]
+    kept = []
+    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
+        try:
+            values = json.loads(line)
+            if int(values["step"]) <= last[values["event"]]:
+                kept.append(line.decode("utf-8") + "\n")
+        except (ValueError, TypeError, KeyError, RecursionError):
+            # It is for people, and no reason not to go on.
+            logger.warning("%s: line %d is damaged, it is left out", path, number)
+    return kept
 
 
 def _flatten(values: dict[str, Any], prefix: str = "") -> list[tuple[str, float]]:

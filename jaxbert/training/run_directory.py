@@ -7,6 +7,7 @@ becomes of the new one. Imports no jax.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -187,7 +188,7 @@ def settle(output: Path) -> None:
     beside = output / UNFINISHED
     if not (beside / _READY).is_file():
         return
-    new = set(json.loads((beside / _READY).read_text(encoding="utf-8")))
+    new = _read_ready(beside)
     for path in _of_a_run(output):
         if path.name not in new | {UNFINISHED, LOCK}:
             _delete(path)
@@ -196,7 +197,37 @@ def settle(output: Path) -> None:
             if (beside / name).is_dir():
                 _clear(output / name)
             os.replace(beside / name, output / name)
-    shutil.rmtree(beside)
+    for path in _of_a_run(beside):
+        _delete(path)
+    with contextlib.suppress(OSError):  # somebody else has put something there
+        beside.rmdir()
+
+
+def _read_ready(beside: Path) -> set[str]:
+    """The names in ready.json, all of them names that a run gives its files.
+
+    Raises:
+      InputError: it is damaged, or names what is none of a run's. Nothing is then moved or deleted.
+    """
+    path = beside / _READY
+    try:
+        names = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        names = None
+    # A path, or a name that is not a run's, would have us delete or replace what nobody gave us.
+    if not isinstance(names, list) or not all(map(_is_of_a_run, names)) or RUN not in names:
+        raise InputError(
+            f"{path} is damaged, and no longer says which files replace those of {beside.parent}: "
+            f"move them there yourself and delete {beside}"
+        )
+    return set(names)
+
+
+def _is_of_a_run(name: Any) -> bool:
+    """Whether it is a plain name that a run gives to what it writes."""
+    if not isinstance(name, str) or name != Path(name).name:
+        return False
+    return name in _FOLDERS or _FILE.fullmatch(name) is not None
 
 
 def write_run(directory: Path, run: dict[str, Any]) -> None:
@@ -226,7 +257,7 @@ def foreign(directory: Path) -> Iterator[str]:
             inner = re.compile(_FOLDERS[path.name])
             names = (inside.name for inside in path.iterdir())
             yield from (f"{path.name}/{name}" for name in names if not inner.fullmatch(name))
-        elif is_folder or not (_FILE.fullmatch(path.name) or path.name in _FOLDERS):
+        elif is_folder or not _is_of_a_run(path.name):
             yield path.name
 
 
