@@ -4,119 +4,22 @@ JAXBERT_FUZZ says how many mutations of each file are tried.
 """
 
 import contextlib
-import json
 import os
 from pathlib import Path
 
-import flax.serialization
-import ml_dtypes
 import numpy as np
 import pyarrow
 import pytest
 import tf_files
 import torch_files
+from weight_files import WRITERS, read_all, some_arrays
 
 from jaxbert.errors import InputError
-from jaxbert.weights.readers import open_checkpoint
 from jaxbert.weights.readers.sstable import read_table
 from jaxbert.weights.readers.wire import unsnappy
-from jaxbert.weights.writer import write_checkpoint
+from tests.fuzz.mutation import mutated
 
 MUTATIONS = int(os.environ.get("JAXBERT_FUZZ", "100"))
-
-
-def some_arrays():
-    rng = np.random.default_rng(0)
-    return {
-        "a/kernel": rng.normal(size=(3, 4)).astype(np.float32),
-        "a/bias": rng.normal(size=4).astype(np.float32),
-        "half": rng.normal(size=5).astype(np.float16),
-        "brain": rng.normal(size=6).astype(ml_dtypes.bfloat16),
-        "whole": np.arange(7),
-        "empty": np.zeros((0, 3), np.float32),
-    }
-
-
-def safetensors(directory):
-    write_checkpoint(directory, some_arrays())
-
-
-def safetensors_shards(directory):
-    write_checkpoint(directory, some_arrays(), max_shard_bytes=40)
-
-
-def torch_zip(directory):
-    (directory / "pytorch_model.bin").write_bytes(torch_files.state_dict(some_arrays()))
-
-
-def torch_zip_shards(directory):
-    weight_map = {}
-    for i, (name, array) in enumerate(some_arrays().items()):
-        file = weight_map[name] = f"pytorch_model-{i}.bin"
-        (directory / file).write_bytes(torch_files.state_dict({name: array}))
-    index = directory / "pytorch_model.bin.index.json"
-    index.write_text(json.dumps({"weight_map": weight_map}))
-
-
-def msgpack(directory):
-    content = flax.serialization.msgpack_serialize({"scope": some_arrays(), "b": np.float32(2)})
-    (directory / "flax_model.msgpack").write_bytes(content)
-
-
-def msgpack_chunks(directory, monkeypatch):
-    monkeypatch.setattr(flax.serialization, "MAX_CHUNK_SIZE", 12)
-    msgpack(directory)
-
-
-def tensorflow(directory):
-    tf_files.write(directory, some_arrays())
-
-
-def tensorflow_snappy_shards(directory):
-    tf_files.write(directory, some_arrays(), shards=3, snappy=True)
-
-
-# Writer -> whether all of the file is under checksums.
-WRITERS = {
-    safetensors: False,
-    safetensors_shards: False,
-    torch_zip: True,
-    torch_zip_shards: False,  # the index is not
-    msgpack: False,
-    msgpack_chunks: False,
-    tensorflow: True,
-    tensorflow_snappy_shards: True,
-}
-
-
-def mutated(content, rng):
-    """With one to four bytes or numbers changed, a part cut out, doubled, or the end cut off."""
-    content = bytearray(content)
-    for _ in range(rng.integers(1, 5)):
-        if not content:
-            break
-        at, kind = int(rng.integers(len(content))), rng.integers(7)
-        length = int(rng.integers(1, 9))
-        if kind == 0:
-            content[at] ^= 1 << rng.integers(8)
-        elif kind == 1:
-            content[at] = rng.integers(256)
-        elif kind == 2:
-            content[at : at + length] = rng.choice([b"\0", b"\xff", b"\x7f"]) * length
-        elif kind == 3:
-            del content[at : at + length]
-        elif kind == 4:
-            content[at:at] = content[at : at + length * 4]
-        elif kind == 5:
-            other = int(rng.integers(len(content)))
-            content[at : at + length] = content[other : other + length]
-        elif rng.random() < 0.3:
-            del content[at:]
-    return bytes(content)
-
-
-def read_all(directory):
-    return {tensor.name: tensor.read() for tensor in open_checkpoint(directory).values()}
 
 
 def try_mutations(directory, count, checked):
@@ -144,8 +47,8 @@ def try_mutations(directory, count, checked):
 
 
 @pytest.mark.parametrize("write", WRITERS, ids=lambda write: write.__name__)
-def test_a_changed_file_is_refused_or_the_same(tmp_path, monkeypatch, write):
-    write(*(tmp_path, monkeypatch)[: write.__code__.co_argcount])
+def test_a_changed_file_is_refused_or_the_same(tmp_path, write):
+    write(tmp_path)
     found = try_mutations(tmp_path, MUTATIONS, WRITERS[write])
     print(write.__name__, found)
     assert found["refused"] > MUTATIONS / 3
