@@ -39,13 +39,33 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     temporary.touch(exist_ok=False)
     try:
         mode = temporary.stat().st_mode
-        yield temporary
-        temporary.chmod(mode)
-        _sync(temporary, os.O_RDWR)
-        os.replace(temporary, path)
+        with naming(path):
+            yield temporary
+            temporary.chmod(mode)
+            _sync(temporary, os.O_RDWR)
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-    _sync_directory(path.parent)
+    with naming(path.parent):
+        _sync_directory(path.parent)
+
+
+@contextlib.contextmanager
+def naming(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Gives an OSError of the block the file's name, where it has none: what is full, or broken.
+
+    Example:
+      >>> with naming("run.json"):
+      ...     raise OSError(errno.ENOSPC, "No space left on device")
+      Traceback (most recent call last):
+      OSError: [Errno 28] No space left on device: 'run.json'
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None or error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

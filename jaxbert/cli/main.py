@@ -9,6 +9,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import jaxbert
 from jaxbert.cli import export, finetune, infer, lab, plan, rates
@@ -132,12 +133,25 @@ def _make_visible(record: logging.LogRecord) -> bool:
     return True
 
 
+def _excepthook(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    """As Python's, but for what nobody can catch.
+
+    Where one of orbax's writes fails, the others go on in threads of their own, end after the loop
+    that asked for them is closed, and each says so here.
+    """
+    if not (kind is RuntimeError and str(error) == "Event loop is closed"):
+        sys.__excepthook__(kind, error, trace)
+
+
 def _prepare() -> None:
     """Logging, and libraries that would talk."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     for handler in logging.getLogger().handlers:
         handler.addFilter(_make_visible)
     logging.getLogger("jaxbert").setLevel(logging.INFO)
+    # What orbax's threads have to say of a disk that is full is in the error that we tell.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    sys.excepthook = _excepthook
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if not has_accelerator():
         # Where libtpu is installed and no TPU is there, to ask it is six lines of its own.

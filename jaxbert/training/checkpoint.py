@@ -8,6 +8,7 @@ make it damaged: too little memory, or a disk that cannot be read, says nothing 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import logging
@@ -30,6 +31,7 @@ logger = logging.getLogger("jaxbert")
 
 _UNFINISHED = ".orbax-checkpoint-tmp"
 _DAMAGED = ".damaged"
+_DESCRIPTION = 2**18  # bytes of what is written beside the arrays
 
 # What reading bytes that have changed, or are gone, ends with in Python ...
 _MISSING = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
@@ -90,12 +92,14 @@ class Checkpoints:
         if step == self.latest:
             return
         contents = {"shapes": _shapes(state), "sum": _checksum(state), "notes": notes}
+        self._check_room(state)
         args = self._ocp.args
         items = args.Composite(
             state=args.StandardSave(state._asdict()),
             contents=args.JsonSave({"crc32": _crc32(contents), **contents}),
         )
-        self._manager.save(step, args=items, force=True)
+        with self._telling():
+            self._manager.save(step, args=items, force=True)
 
     def restore(self, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
         """The newest state that is whole, bit for bit, and its notes.
@@ -131,9 +135,43 @@ class Checkpoints:
         )
 
     def close(self) -> None:
-        """Waits until all is written."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+        """Waits until all is written.
+
+        Raises:
+          OSError: it could not be.
+        """
+        with self._telling():
+            try:
+                self._manager.wait_until_finished()
+            finally:
+                self._manager.close()
+
+    def _check_room(self, state: TrainState) -> None:
+        """OSError before anything is begun on a disk that has no room for it.
+
+        Else orbax, which writes by many threads at once, has each of them say so at length.
+        """
+        needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state._asdict())) + _DESCRIPTION
+        free = shutil.disk_usage(self._directory).free
+        if jax.process_count() == 1 and free < needed:
+            raise OSError(
+                f"{self._directory}: a checkpoint takes {needed / 2**20:.1f} MiB and "
+                f"{free / 2**20:.1f} MiB are free; make room, then continue with --resume"
+            )
+
+    @contextlib.contextmanager
+    def _telling(self) -> Iterator[None]:
+        """Whatever the system refuses while a checkpoint is written, in one line."""
+        try:
+            yield
+        except Exception as error:
+            reason = next(filter(None, map(_refusal, _chain(error))), None)
+            if reason is None:
+                raise
+            raise OSError(
+                f"{self._directory}: a checkpoint could not be written: {reason}; see to it, then "
+                "continue with --resume"
+            ) from error
 
     def _read(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
         contents = self._item(step, "contents", self._ocp.args.JsonRestore())
@@ -227,6 +265,14 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         yield error
         seen.add(id(error))
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+
+
+def _refusal(error: BaseException) -> str | None:
+    """What the system said, if it is that which an error is about."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.strerror
+    numbers = _SYSTEM_ERROR.findall(str(error))
+    return os.strerror(int(numbers[0])) if numbers else None
 
 
 def _checksum(tree: Any) -> int:
