@@ -295,7 +295,7 @@ def _read_parquet(path: Path) -> Columns:
     try:
         table = pyarrow.parquet.read_table(path)
         table.validate(full=True)  # text that is UTF-8, lists that end where they are said to
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, pyarrow.ArrowException) as error:
         raise InputError(
             f"{path} is no readable parquet file: {_first_line(error)}; write it again"
         ) from None

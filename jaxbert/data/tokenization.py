@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "tokenizer.model")
+_LARGEST_ID = 10_000_000  # ten times the largest vocabulary
 
 
 def load_tokenizer(source: str | Path, revision: str | None = None) -> PreTrainedTokenizerBase:
@@ -45,6 +47,7 @@ def load_tokenizer(source: str | Path, revision: str | None = None) -> PreTraine
         )
     if not path.is_dir() and (path.is_absolute() or str(source).startswith((".", "~"))):
         raise FileNotFoundError(f"{source}: no such directory to load a tokenizer from")
+    _check_ids(path / "tokenizer.json")
     try:
         tokenizer = _from_pretrained(path, str(source), revision)
     except Exception as error:  # malformed files raise whatever their parser raises
@@ -70,6 +73,20 @@ def _from_pretrained(path: Path, source: str, revision: str | None) -> PreTraine
         return transformers.AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     fold = not _has_capitals(path / "vocab.txt")
     return transformers.BertTokenizer.from_pretrained(path, do_lower_case=fold)
+
+
+def _check_ids(path: Path) -> None:
+    """InputError for a token id that the library would make a table of gigabytes for."""
+    try:
+        content = json.loads(path.read_bytes())
+        vocabulary, added = content["model"].get("vocab"), content.get("added_tokens", ())
+        ids = [*vocabulary.values()] if isinstance(vocabulary, dict) else []
+        ids += [token["id"] for token in added]
+        largest = max((i for i in ids if isinstance(i, int)), default=0)
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
+        return  # there is none, or none that the library reads
+    if largest > _LARGEST_ID:
+        raise InputError(f"{path}: a token has the id {largest}, want at most {_LARGEST_ID}")
 
 
 def _has_capitals(vocabulary: Path) -> bool:
