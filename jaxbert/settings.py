@@ -183,7 +183,12 @@ def check_choices(instance: Any) -> None:
 
 def is_number(value: Any) -> bool:
     """Whether it is a finite int or float (a bool is neither)."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # of a whole number that no float is as large as
+        return False
 
 
 def is_count(value: Any, least: int = 1) -> bool:

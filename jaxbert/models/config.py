@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, NamedTuple, Self
 
 from jaxbert.errors import InputError
-from jaxbert.settings import is_count, is_number
+from jaxbert.settings import check_kinds, is_count, is_number
 
 ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu", "swish", "tanh")
 NORMS = ("post", "pre")
@@ -153,6 +153,10 @@ class EncoderConfig:
         problems = [*_size_problems(self), *_choice_problems(self)]
         if problems:
             raise InputError(f"{type(self).__name__}: " + "; ".join(problems))
+        try:
+            check_kinds(self)  # and of what a family adds
+        except InputError as error:
+            raise InputError(f"{type(self).__name__}: {error}") from None
 
     @property
     def head_width(self) -> int:
@@ -346,7 +350,7 @@ def _labels_from_hf(hf: Mapping[str, Any]) -> dict[str, Any]:
 COUNT = (is_count, "a whole number of at least 1")
 _COMPUTED_WITH = dict.fromkeys(("hidden_size", "num_hidden_layers", "num_attention_heads"), COUNT)
 
-# field: the least that it can be
+# field: the least that it can be, in a family that has it
 _SIZES = {
     "vocab_size": 1,
     "hidden_size": 1,
@@ -355,6 +359,8 @@ _SIZES = {
     "intermediate_size": 1,
     "max_position_embeddings": 1,
     "type_vocab_size": 0,
+    "embedding_size": 1,
+    "num_hidden_groups": 1,
     "num_labels": 1,
 }
 
@@ -363,7 +369,7 @@ def _size_problems(config: EncoderConfig) -> list[str]:
     problems = [
         f"{name} must be a whole number of at least {least}, got {value!r}"
         for name, least in _SIZES.items()
-        if not is_count(value := getattr(config, name), least)
+        if not is_count(value := getattr(config, name, least), least)
     ]
     if not problems and config.hidden_size % config.num_attention_heads:
         problems.append(

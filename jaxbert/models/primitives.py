@@ -121,11 +121,11 @@ _product.defvjp(_product_forward, _product_backward)
 
 def _normal(rngs: nnx.Rngs, shape: tuple[int, ...], scale: Spread, compute: Compute) -> nnx.Param:
     # Drawn in float32 whatever the dtype, so that a seed names one initialization.
-    key, cutoff = rngs.params(), scale.cutoff
+    key, cutoff, std = rngs.params(), scale.cutoff, float(scale.std)
     if cutoff is None:
-        draw = scale.std * jax.random.normal(key, shape, jnp.float32)
+        draw = std * jax.random.normal(key, shape, jnp.float32)
     else:
-        draw = scale.std * jax.random.truncated_normal(key, -cutoff, cutoff, shape, jnp.float32)
+        draw = std * jax.random.truncated_normal(key, -cutoff, cutoff, shape, jnp.float32)
     return nnx.Param(draw.astype(compute.param_dtype))
 
 

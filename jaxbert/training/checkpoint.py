@@ -35,7 +35,10 @@ _DESCRIPTION = 2**18  # bytes of what is written beside the arrays
 
 # What reading bytes that have changed, or are gone, ends with in Python ...
 _MISSING = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
-_DAMAGE = (ValueError, KeyError, IndexError, EOFError, zlib.error, *_MISSING)
+_DAMAGE = (
+    *(ValueError, TypeError, KeyError, IndexError, AttributeError, EOFError, zlib.error),
+    *_MISSING,
+)
 # ... but tensorstore says everything by a ValueError that begins with a status. Those of damage are
 # DATA_LOSS, OUT_OF_RANGE, FAILED_PRECONDITION, NOT_FOUND and INVALID_ARGUMENT, unless the system's
 # own number is with them; these are not.

@@ -169,7 +169,7 @@ def _lines_until(path: Path, last: Mapping[str, int]) -> list[str]:
             values = json.loads(line)
             if int(values["step"]) <= last[values["event"]]:
                 kept.append(line.decode("utf-8") + "\n")
-        except (ValueError, TypeError, KeyError, RecursionError):
+        except (ValueError, TypeError, KeyError, RecursionError, OverflowError):
             # It is for people, and no reason not to go on.
             logger.warning("%s: line %d is damaged, it is left out", path, number)
     return kept
