@@ -15,7 +15,7 @@ WORDS = (
 )  # fmt: skip
 # What stands in JSON or TOML in the place of what is wanted.
 VALUES = (
-    None, True, False, 0, 1, -1, 2, 7, 2**31, 2**63, 10**30, 0.5, -0.0, 1e308, float("inf"),
+    None, True, False, 0, 1, -1, 2, 7, 2**31, 2**63, 10**400, 0.5, -0.0, 1e308, float("inf"),
     float("nan"), MANY_DIGITS, "", "x", "-1", "\x1b[31m", "\u202e", "\ud800", "a" * 2000,
     [], {}, [None], [[]], ["x", "x"], [1e999], {"x": 1}, {"": None}, {"0": "a", "1": "a"},
     {"x": {"x": {"x": []}}},

@@ -54,6 +54,17 @@ FOUND = {
                  "num_attention_heads=0"),
     "terms in a number": ("config.json", "config.json", config("deberta-v2", pos_att_type=5),
                           "pos_att_type=5"),
+    "an embedding in a list": ("config.json", "config.json",
+                               config("electra", embedding_size=[8]), "embedding_size [8]"),
+    "groups in an object": ("config.json", "config.json", config("albert", num_hidden_groups={}),
+                            "num_hidden_groups {}"),
+    "a rate beyond floats": ("config.json", "config.json",
+                             config("bert", initializer_range=10**400), "initializer_range"),
+    "a far token": ("tokenizer.json", "tokenizer.json",
+                    json.dumps({"model": {"vocab": {"a": 2**31}}}), "tokenizer.json 2147483648"),
+    "an added far token": (
+        "tokenizer.json", "tokenizer.json",
+        json.dumps({"model": {}, "added_tokens": [{"id": 2**31}]}), "tokenizer.json 2147483648"),
     "unknown terms": ("config.json", "config.json",
                       config("deberta-v2", relative_attention=True, norm_rel_ebd="none",
                              pos_att_type=["x"]), "pos_att_type 'x'"),
@@ -107,8 +118,10 @@ def test_a_replacement_by_damaged_names_moves_and_deletes_nothing(tmp_path, name
 
 
 @pytest.mark.parametrize(
-    "line", ["{", "7", "{}", '{"step": []}', '{"event": "train", "step": "x"}', "\xff", "[" * 9999,
-             '{"event": [], "step": 1}', '{"event": "train", "step": ' + DIGITS + "}"],
+    "line",
+    ["{", "7", "{}", '{"event": "train", "step": 1e999}', '{"step": []}', "\xff", "[" * 9999,
+     '{"event": "train", "step": "x"}', '{"event": [], "step": 1}',
+     '{"event": "train", "step": ' + DIGITS + "}"],
 )  # fmt: skip
 def test_a_damaged_line_of_a_log_is_told_and_left_out(tmp_path, line, caplog):
     metrics(tmp_path)
@@ -119,6 +132,19 @@ def test_a_damaged_line_of_a_log_is_told_and_left_out(tmp_path, line, caplog):
         TARGETS["metrics.jsonl"].read(path)
     assert path.read_bytes() == b"".join(whole[:5])  # until step 3, evaluated until 2
     assert "metrics.jsonl: line 2 is damaged" in caplog.text
+
+
+def test_integers_of_four_bits_in_parquet(tmp_path):
+    """Of which the library says that it has not learned them, by an error of another kind."""
+
+    def refuse(*_):
+        raise pyarrow.ArrowNotImplementedError("Integers with less than 8 bits not implemented")
+
+    parquet(tmp_path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pyarrow.parquet, "read_table", refuse)
+        with pytest.raises(InputError, match=r"data.parquet is no readable .* Integers"):
+            TARGETS["parquet"].read(tmp_path / "data.parquet")
 
 
 def test_more_layers_are_no_problem_where_their_kinds_are_not_listed():
