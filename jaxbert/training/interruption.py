@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import threading
 from collections.abc import Iterator, Mapping
@@ -12,6 +13,9 @@ from typing import Any, Self
 import jax
 
 from jaxbert.errors import Interrupted, Preempted
+
+# JAX's, which Python calls when it collects garbage: what is raised in it is printed, and lost.
+_DEAF = "_xla_gc_callback"
 
 
 class Interruption:
@@ -40,7 +44,12 @@ class Interruption:
         for sign, handler in self._previous.items():
             signal.signal(sign, handler)
 
-    def _ask(self, sign: int, *_: Any) -> None:
+    def _ask(self, sign: int, frame: Any = None) -> None:
+        while frame is not None:
+            if frame.f_code.co_name == _DEAF:
+                threading.Timer(0.01, os.kill, (os.getpid(), sign)).start()
+                return
+            frame = frame.f_back
         final = self._at_once or self.asked is not None
         self.asked = self._MEANING[signal.Signals(sign)]
         if final:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 
 import jax
 import numpy as np
@@ -15,6 +16,7 @@ from jaxbert.optim import OptimizerConfig
 from jaxbert.training import Trainer, loop
 from jaxbert.training.checkpoint import Checkpoints
 from jaxbert.training.engines import Compiled, Engine
+from jaxbert.training.interruption import Interruption
 from jaxbert.training.predictor import Predictor
 
 SETTINGS = dict(evaluation=CLASSES, layout="packed", eval_every=3, epochs=2)
@@ -279,3 +281,14 @@ def test_the_task_and_why_are_said_once(tokenizer, caplog):
     caplog.set_level("INFO", "jaxbert")
     tiny.trainer(tokenizer)
     assert caplog.messages == ["task text-classification: as the model is made for"]
+
+
+def test_a_signal_while_garbage_is_collected_is_not_lost():
+    def _xla_gc_callback():
+        preempt()
+        return "heard nothing"
+
+    with Interruption() as interruption, interruption.at_once():
+        assert _xla_gc_callback() == "heard nothing"
+        with pytest.raises(Preempted):
+            time.sleep(10)
