@@ -105,9 +105,11 @@ class Record:
     def close(self) -> None:
         """Writes out what is buffered."""
         if self._lines is not None:
-            with naming(self._path):
-                self._lines.close()
-            self._events.close()
+            try:
+                with naming(self._path):
+                    self._lines.close()
+            finally:
+                self._events.close()
 
 
 class _Events:

@@ -162,7 +162,7 @@ class Trainer:
 
     def _fit(self) -> dict[str, Any]:
         started = time.perf_counter()
-        checkpoints = self._run.checkpoints(self.config.keep_checkpoints)
+        checkpoints, status = self._run.checkpoints(self.config.keep_checkpoints), "failed"
         self.engine.log_idle_devices()
         loop = self._loop(checkpoints)
         if self._resume:
@@ -170,7 +170,6 @@ class Trainer:
         lines = self._run.record(loop.progress.step, loop.progress.evaluated)
         callbacks = self._callbacks if distributed.is_first() else ()
         self._describe(loop, "running", started)
-        status = "failed"
         try:
             loop.run(Told(lines, callbacks, self.directory))
             self.predictor.params = self._chosen(loop)
@@ -188,9 +187,11 @@ class Trainer:
             checkpoints = None  # to close them it would wait for the others
             raise distributed.lost(error) from error
         finally:
-            lines.close()
-            if checkpoints is not None:
-                checkpoints.close()
+            try:
+                lines.close()
+            finally:  # a full disk is no reason to leave the checkpoint half-written
+                if checkpoints is not None:
+                    checkpoints.close()
             run = self._describe(loop, status, started)
         self._run.finish(run)
         return run

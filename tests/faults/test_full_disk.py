@@ -6,6 +6,7 @@ refuses them, by a limit on the size of files. JAXBERT_FAULTS=all tries every on
 
 import builtins
 import errno
+import gc
 import io
 import os
 import resource
@@ -16,9 +17,17 @@ import tiny
 
 from jaxbert.models import BertForSequenceClassification, split_model
 
+# A file whose last write is refused when it is closed is left to the collection of garbage.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 EVERY = 1 if os.environ.get("JAXBERT_FAULTS") == "all" else 9
 SEED = 4
 SETTINGS = dict(evaluation=tiny.CLASSES, epochs=1, batch_size=8, checkpoint_every=1)
+
+
+@pytest.fixture(autouse=True)
+def _collect():
+    yield
+    gc.collect()
 
 
 class Disk:
