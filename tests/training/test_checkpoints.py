@@ -328,9 +328,10 @@ def test_killed_at_random_moments_it_ends_as_if_nothing_had_happened(start_run, 
         if process.exitcode == -signal.SIGKILL:
             kills += 1
             writing += bool(unfinished(output))
-            # At most an interval, and the one before where its checkpoint was being written.
+            # At most an interval, and the one before where its checkpoint was being written; a step
+            # is in the log before its own checkpoint is begun.
             lost = last_step(output) - max(kept_steps(output), default=0)
-            assert lost < killed.EVERY * (1 + bool(unfinished(output)))
+            assert lost <= killed.EVERY * (1 + bool(unfinished(output)))
     assert kills == KILLS
     assert writing > 0
     assert tiny.lines(output) == tiny.lines(whole)
