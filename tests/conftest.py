@@ -22,7 +22,7 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # What says Float[Array, "B L D"] is given that, and the same B everywhere in a call.
 ARRAYS = (
-    "models.attention models.dropout models.encoder models.heads models.kernels"
+    "models.attention models.dropout models.encoder models.heads models.head_modules models.kernels"
     " models.model models.positions models.primitives models.visibility tasks.losses"
     " training.embedding training.step"
 )

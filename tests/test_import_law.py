@@ -30,7 +30,7 @@ ORDER = {
     ),
     "models": (
         "compute config outputs dropout positions visibility primitives kernels attention encoder "
-        "model heads families auto"
+        "model head_modules heads families auto"
     ),
     "tasks": "options labels losses metrics task text_classification masked_lm registry",
     "data": "tables sources features tokenization packing batching prefetch demo",

@@ -24,6 +24,7 @@ from jaxbert.models.config import EncoderConfig
 from jaxbert.models.dropout import Dropout, dropout
 from jaxbert.models.encoder import Embeddings
 from jaxbert.models.families.bert import BERT, LARGE
+from jaxbert.models.head_modules import DenseHead, LinearHead
 from jaxbert.models.positions import by_distance, distances
 from jaxbert.models.primitives import Embedding, LayerNorm, Linear, product
 from jaxbert.models.visibility import Visibility, take_columns
@@ -344,7 +345,7 @@ class _DebertaV2(model.Model):
 class DebertaV2ForSequenceClassification(_DebertaV2, heads.ForSequenceClassification):
     """See `heads.ForSequenceClassification`."""
 
-    def make_head(self, rngs: nnx.Rngs) -> heads.DenseHead:
+    def make_head(self, rngs: nnx.Rngs) -> DenseHead:
         """See `heads.TaskModel.make_head`."""
         return _text_head(self, self.config.num_labels, rngs)
 
@@ -352,16 +353,16 @@ class DebertaV2ForSequenceClassification(_DebertaV2, heads.ForSequenceClassifica
 class DebertaV2ForTokenClassification(_DebertaV2, heads.ForTokenClassification):
     """See `heads.ForTokenClassification`."""
 
-    def make_head(self, rngs: nnx.Rngs) -> heads.LinearHead:
+    def make_head(self, rngs: nnx.Rngs) -> LinearHead:
         """With the encoder's dropout: `classifier_dropout` is for texts only."""
         rate = self.config.hidden_dropout_prob
-        return heads.LinearHead(self, "classifier", self.config.num_labels, rngs, rate=rate)
+        return LinearHead(self, "classifier", self.config.num_labels, rngs, rate=rate)
 
 
 class DebertaV2ForMultipleChoice(_DebertaV2, heads.ForMultipleChoice):
     """See `heads.ForMultipleChoice`."""
 
-    def make_head(self, rngs: nnx.Rngs) -> heads.DenseHead:
+    def make_head(self, rngs: nnx.Rngs) -> DenseHead:
         """See `heads.TaskModel.make_head`."""
         return _text_head(self, 1, rngs)
 
@@ -374,8 +375,8 @@ class DebertaV2ForMaskedLM(_DebertaV2, heads.ForMaskedLM):
     """See `heads.ForMaskedLM`."""
 
 
-def _text_head(task: Any, outputs: int, rngs: nnx.Rngs) -> heads.DenseHead:
+def _text_head(task: Any, outputs: int, rngs: nnx.Rngs) -> DenseHead:
     config: DebertaV2Config = task.config
     rates = (config.pooler_dropout, config.classifier_dropout_prob)
     activation = config.pooler_hidden_act
-    return heads.DenseHead(task, outputs, rngs, activation=activation, rates=rates)
+    return DenseHead(task, outputs, rngs, activation=activation, rates=rates)

@@ -13,6 +13,7 @@ from flax import nnx
 
 from jaxbert.models import heads, model
 from jaxbert.models.config import DropoutRates, EncoderConfig
+from jaxbert.models.head_modules import DenseHead, LinearHead
 from jaxbert.weights.rename import Family, Head, Rename, linear, norm
 
 
@@ -127,7 +128,7 @@ class DistilBertModel(_DistilBert, model.EncoderModel):
 class DistilBertForSequenceClassification(_DistilBert, heads.ForSequenceClassification):
     """See `heads.ForSequenceClassification`."""
 
-    def make_head(self, rngs: nnx.Rngs) -> heads.DenseHead:
+    def make_head(self, rngs: nnx.Rngs) -> DenseHead:
         """See `heads.TaskModel.make_head`."""
         return _text_head(self, self.config.num_labels, rngs)
 
@@ -135,16 +136,16 @@ class DistilBertForSequenceClassification(_DistilBert, heads.ForSequenceClassifi
 class DistilBertForTokenClassification(_DistilBert, heads.ForTokenClassification):
     """See `heads.ForTokenClassification`."""
 
-    def make_head(self, rngs: nnx.Rngs) -> heads.LinearHead:
+    def make_head(self, rngs: nnx.Rngs) -> LinearHead:
         """With the encoder's dropout: `classifier_dropout` is for texts only."""
         rate = self.config.hidden_dropout_prob
-        return heads.LinearHead(self, "classifier", self.config.num_labels, rngs, rate=rate)
+        return LinearHead(self, "classifier", self.config.num_labels, rngs, rate=rate)
 
 
 class DistilBertForMultipleChoice(_DistilBert, heads.ForMultipleChoice):
     """See `heads.ForMultipleChoice`."""
 
-    def make_head(self, rngs: nnx.Rngs) -> heads.DenseHead:
+    def make_head(self, rngs: nnx.Rngs) -> DenseHead:
         """See `heads.TaskModel.make_head`."""
         return _text_head(self, 1, rngs)
 
@@ -152,15 +153,15 @@ class DistilBertForMultipleChoice(_DistilBert, heads.ForMultipleChoice):
 class DistilBertForQuestionAnswering(_DistilBert, heads.ForQuestionAnswering):
     """See `heads.ForQuestionAnswering`."""
 
-    def make_head(self, rngs: nnx.Rngs) -> heads.LinearHead:
+    def make_head(self, rngs: nnx.Rngs) -> LinearHead:
         """See `heads.TaskModel.make_head`."""
-        return heads.LinearHead(self, "qa_outputs", 2, rngs, rate=self.config.qa_dropout)
+        return LinearHead(self, "qa_outputs", 2, rngs, rate=self.config.qa_dropout)
 
 
 class DistilBertForMaskedLM(_DistilBert, heads.ForMaskedLM):
     """See `heads.ForMaskedLM`."""
 
 
-def _text_head(task: heads.TaskModel, outputs: int, rngs: nnx.Rngs) -> heads.DenseHead:
+def _text_head(task: heads.TaskModel, outputs: int, rngs: nnx.Rngs) -> DenseHead:
     rates = (0.0, task.config.classifier_dropout_prob)
-    return heads.DenseHead(task, outputs, rngs, activation="relu", rates=rates)
+    return DenseHead(task, outputs, rngs, activation="relu", rates=rates)

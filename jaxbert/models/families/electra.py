@@ -15,6 +15,7 @@ from flax import nnx
 from jaxbert.models import heads, model
 from jaxbert.models.config import EncoderConfig
 from jaxbert.models.families.bert import BERT
+from jaxbert.models.head_modules import DenseHead
 from jaxbert.models.outputs import ClassifierOutput, EncoderOutput
 from jaxbert.weights.rename import Family, Head, Rename, linear, norm
 
@@ -155,11 +156,11 @@ class ElectraForTokenClassification(_Electra, heads.ForTokenClassification):
 class ElectraForMultipleChoice(_Electra, heads.ForMultipleChoice):
     """See `heads.ForMultipleChoice`."""
 
-    def make_head(self, rngs: nnx.Rngs) -> heads.DenseHead:
+    def make_head(self, rngs: nnx.Rngs) -> DenseHead:
         """See `heads.TaskModel.make_head`."""
         config = self.config
         rates = (0.0, config.summary_last_dropout)
-        return heads.DenseHead(self, 1, rngs, activation=config.summary_activation, rates=rates)
+        return DenseHead(self, 1, rngs, activation=config.summary_activation, rates=rates)
 
 
 class ElectraForQuestionAnswering(_Electra, heads.ForQuestionAnswering):
@@ -184,10 +185,10 @@ class ElectraForPreTraining(_Electra, heads.TaskModel):
 
     uses_tokens = True
 
-    def make_head(self, rngs: nnx.Rngs) -> heads.DenseHead:
+    def make_head(self, rngs: nnx.Rngs) -> DenseHead:
         """See `heads.TaskModel.make_head`."""
         activation = self.config.hidden_act
-        return heads.DenseHead(self, 1, rngs, activation=activation, rates=(0.0, 0.0))
+        return DenseHead(self, 1, rngs, activation=activation, rates=(0.0, 0.0))
 
     def read(self, encoded: EncoderOutput, reading: heads.Reading) -> ClassifierOutput:
         """See `heads.TaskModel.read`."""

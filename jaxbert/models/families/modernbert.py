@@ -18,6 +18,7 @@ from jaxbert.errors import InputError
 from jaxbert.models import heads, model
 from jaxbert.models.config import COUNT, DropoutRates, EncoderConfig, Spread
 from jaxbert.models.encoder import segment_means
+from jaxbert.models.head_modules import DenseHead
 from jaxbert.models.outputs import ClassifierOutput, EncoderOutput
 from jaxbert.weights.rename import Family, Head, Rename
 
@@ -285,9 +286,9 @@ class ModernBertModel(_ModernBert, model.EncoderModel):
     """
 
 
-def _head(task: Any, outputs: int, rngs: nnx.Rngs) -> heads.DenseHead:
+def _head(task: Any, outputs: int, rngs: nnx.Rngs) -> DenseHead:
     config: ModernBertConfig = task.config
-    return heads.DenseHead(
+    return DenseHead(
         task,
         outputs,
         rngs,
@@ -327,7 +328,7 @@ def _mean_of_texts(hidden: Float[Array, "B L D"], reading: heads.Reading) -> Arr
 class ModernBertForSequenceClassification(_OfTexts, heads.ForSequenceClassification):
     """See `heads.ForSequenceClassification`."""
 
-    def make_head(self, rngs: nnx.Rngs) -> heads.DenseHead:
+    def make_head(self, rngs: nnx.Rngs) -> DenseHead:
         """See `heads.TaskModel.make_head`."""
         return _head(self, self.config.num_labels, rngs)
 
@@ -335,7 +336,7 @@ class ModernBertForSequenceClassification(_OfTexts, heads.ForSequenceClassificat
 class ModernBertForTokenClassification(_ModernBert, heads.ForTokenClassification):
     """See `heads.ForTokenClassification`."""
 
-    def make_head(self, rngs: nnx.Rngs) -> heads.DenseHead:
+    def make_head(self, rngs: nnx.Rngs) -> DenseHead:
         """See `heads.TaskModel.make_head`."""
         return _head(self, self.config.num_labels, rngs)
 
@@ -343,7 +344,7 @@ class ModernBertForTokenClassification(_ModernBert, heads.ForTokenClassification
 class ModernBertForMultipleChoice(_OfTexts, heads.ForMultipleChoice):
     """See `heads.ForMultipleChoice`."""
 
-    def make_head(self, rngs: nnx.Rngs) -> heads.DenseHead:
+    def make_head(self, rngs: nnx.Rngs) -> DenseHead:
         """See `heads.TaskModel.make_head`."""
         return _head(self, 1, rngs)
 
@@ -351,7 +352,7 @@ class ModernBertForMultipleChoice(_OfTexts, heads.ForMultipleChoice):
 class ModernBertForQuestionAnswering(_ModernBert, heads.ForQuestionAnswering):
     """See `heads.ForQuestionAnswering`."""
 
-    def make_head(self, rngs: nnx.Rngs) -> heads.DenseHead:
+    def make_head(self, rngs: nnx.Rngs) -> DenseHead:
         """See `heads.TaskModel.make_head`."""
         return _head(self, 2, rngs)
 
