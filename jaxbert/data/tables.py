@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from jaxbert.data.squad import is_squad, squad_columns
 from jaxbert.errors import InputError
 
 Columns = Mapping[str, Any]
@@ -244,7 +245,7 @@ def _parse_json(line: str, path: Path, number: int) -> Any:
 
 
 def _read_json(path: Path) -> Columns:
-    """An array of objects, an object of arrays, or JSON lines under another name."""
+    """An array of objects, an object of arrays, SQuAD's, or JSON lines under another name."""
     text = _decode(path)
     try:
         value = json.loads(text)
@@ -252,6 +253,8 @@ def _read_json(path: Path) -> Columns:
         if text.lstrip().startswith("["):
             raise InputError(f"{path} is not JSON: {_first_line(error)}; mend it there") from None
         return _read_json_lines(path)
+    if is_squad(value):
+        return squad_columns(value, str(path))
     if isinstance(value, dict) and value and all(isinstance(v, list) for v in value.values()):
         return value
     records = value if isinstance(value, list) else [value]
