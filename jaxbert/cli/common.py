@@ -280,6 +280,16 @@ def number(value: float) -> str:
     return str(value) if isinstance(value, int) else f"{value:.4f}"
 
 
+def print_scores(scores: Mapping[str, Mapping[str, float]]) -> None:
+    """A row for each data set, a column for each score; "-" where a data set has none of it."""
+    names = list(dict.fromkeys(name for found in scores.values() for name in found))
+    rows = (
+        [source, *(number(found[name]) if name in found else "-" for name in names)]
+        for source, found in scores.items()
+    )
+    print_table(["data", *names], rows)
+
+
 def print_table(header: list[str], rows: Iterable[list[str]]) -> None:
     """Columns of one width; the first aligned to the left, the others to the right."""
     lines = [header, *rows]

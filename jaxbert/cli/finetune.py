@@ -272,10 +272,8 @@ def _peak_memory() -> int:
 
 def _print_results(run: dict[str, Any], output: Path) -> None:
     scores = run["scores"]
-    names = list(next(iter(scores.values()), {}))
-    rows = [[name, *map(common.number, values.values())] for name, values in scores.items()]
-    if rows:
-        common.print_table(["data", *names], rows)
+    if scores:
+        common.print_scores(scores)
     compilation, data = run["compilation"], run["data"]
     print(
         f"{run['step']} steps in {run['seconds']:.0f} s, of which {compilation['seconds']:.0f} s "
