@@ -32,8 +32,11 @@ ORDER = {
         "compute config outputs dropout positions visibility primitives kernels attention encoder "
         "model head_modules heads families auto"
     ),
-    "tasks": "options labels losses metrics task text_classification masked_lm registry",
-    "data": "tables sources features tokenization packing batching prefetch demo",
+    "tasks": (
+        "options labels losses metrics task text_classification questions answers"
+        " answer_scores question_answering masked_lm registry"
+    ),
+    "data": "squad tables sources features tokenization packing batching prefetch demo",
     "optim": "schedules layers config strategies groups optimizer rate_plan table",
     "lab": "data drift run study range_test journals statistics verdicts plots report",
     "plan": "hardware flops hlo compile search",

@@ -33,9 +33,14 @@ _FOREIGN = (
     "training.log_every",
     "training.optimizer",
 )
+# Columns that say what the model is to say.
+_OF_LABELS = ("columns.label_column", "columns.answers_column")
 _FOREIGN_TO_EMBED = (
     *_FOREIGN,
-    "columns.label_column",
+    *_OF_LABELS,
+    "columns.question_column",
+    "columns.context_column",
+    "columns.id_column",
     "task",
     "task_options",
     "training.max_length",
@@ -53,7 +58,7 @@ def add_predict_flags(parser: flags.Parser) -> None:
     """Of `jaxbert predict`."""
     parser.usage = "%(prog)s [data] --model DIR_OR_ID [flags]"
     _add_texts(parser)
-    flags.add_flags(parser, PredictOptions, without=(*_FOREIGN, "columns.label_column"))
+    flags.add_flags(parser, PredictOptions, without=(*_FOREIGN, *_OF_LABELS))
 
 
 def add_embed_flags(parser: flags.Parser) -> None:
@@ -100,9 +105,7 @@ def evaluate(args: argparse.Namespace) -> None:
         )
         scores[source] = {"examples": len(examples), **predictor.evaluate(examples)}
         common.check_finite(scores[source], source)
-    header = ["data", *next(iter(scores.values()))]
-    rows = ([source, *map(common.number, row.values())] for source, row in scores.items())
-    common.print_table(header, rows)
+    common.print_scores(scores)
 
 
 def predict(args: argparse.Namespace) -> None:
@@ -124,8 +127,12 @@ def predict(args: argparse.Namespace) -> None:
 
 
 def _beside(row: Mapping[str, Any], said: Mapping[str, Any]) -> dict[str, Any]:
-    """A row of the data and what the model says of it; a column of the same name is `given_...`."""
-    return {f"given_{name}" if name in said else name: row[name] for name in row} | {**said}
+    """A row of the data and what the model says of it.
+
+    A column of the same name is `given_...`, but for the id, which is what the row calls itself.
+    """
+    other = {name for name in row if name in said and (name != "id" or said[name] != row[name])}
+    return {f"given_{name}" if name in other else name: row[name] for name in row} | {**said}
 
 
 def _json_lines(rows: Sequence[Mapping[str, Any]], source: str) -> list[str]:

@@ -60,6 +60,10 @@ class Columns(_Checked):
     text_column: str | None = _data("column of the text (text)", default=None)
     text_pair_column: str | None = _data("column of the second text of a pair", default=None)
     label_column: str | None = _data("column of the label (label)", default=None)
+    question_column: str | None = _data("column of the question (question)", default=None)
+    context_column: str | None = _data("column of the context (context)", default=None)
+    answers_column: str | None = _data("column of the answers (answers)", default=None)
+    id_column: str | None = _data("column of the questions' names (id, if any)", default=None)
 
     def given(self) -> dict[str, str]:
         """Those that are not left to the task."""

@@ -178,6 +178,46 @@ def encode(
     return found
 
 
+def count_tokens(
+    texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, *, source: str
+) -> np.ndarray:
+    """[N] int64: how many tokens each text has, without special ones and uncut.
+
+    Args:
+      source: where they are from, for messages.
+
+    Raises:
+      InputError: the tokenizer cannot encode one.
+
+    Example:
+      >>> from transformers import BertTokenizer
+      >>> words = "[PAD] [UNK] [CLS] [SEP] [MASK] a good film".split()
+      >>> tokenizer = BertTokenizer(vocab={word: i for i, word in enumerate(words)})
+      >>> count_tokens(["a good film", "good"], tokenizer, source="films").tolist()
+      [3, 1]
+    """
+    backend = type(tokenizer.backend_tokenizer).from_str(tokenizer.backend_tokenizer.to_str())
+    backend.no_padding()
+    backend.no_truncation()
+    counts: list[int] = []
+    for start in range(0, len(texts), _CHUNK):
+        try:
+            found = backend.encode_batch_fast(
+                texts[start : start + _CHUNK], add_special_tokens=False
+            )
+        except Exception as error:  # the library has no class for it: no [UNK], for one
+            raise _not_encoded(source, error) from error
+        counts += map(len, found)
+    return np.array(counts, np.int64)
+
+
+def _not_encoded(source: str, error: Exception) -> InputError:
+    return InputError(
+        f"{source}: the tokenizer cannot encode a text ({error}): mend its "
+        "vocabulary, or take the one that belongs to the model"
+    )
+
+
 def _check_room(form: Form, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
     special = tokenizer.num_special_tokens_to_add(pair=form.pairs)
     if max_length <= special:
@@ -202,10 +242,7 @@ def _encode(inputs: Sequence[Any], form: Form, backend: Any, source: str) -> Tok
         try:
             encodings = run(inputs[start : start + _CHUNK], is_pretokenized=form.words)
         except Exception as error:  # the library has no class for it: no [UNK], for one
-            raise InputError(
-                f"{source}: the tokenizer cannot encode a text ({error}): mend its "
-                "vocabulary, or take the one that belongs to the model"
-            ) from error
+            raise _not_encoded(source, error) from error
         if form.stride is None:
             truncated += sum(bool(e.overflowing) for e in encodings)
         else:

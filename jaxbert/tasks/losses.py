@@ -43,6 +43,40 @@ def token_classification(
     )
 
 
+def span(
+    start_logits: Float[Array, "B L"],
+    end_logits: Float[Array, "B L"],
+    segment_ids: Int[Array, "B L"],
+    labels: Int[Array, "B S 2"],
+    weights: Float[Array, "B S"],
+) -> SumAndCount:
+    """Mean of the cross-entropies of a feature's first and last token, times its weight.
+
+    The softmax is over the tokens of the feature's own segment. Hugging Face's is over the row,
+    which there holds one feature and its padding: padding takes a share of the probability, so that
+    its losses are a little larger and depend on how far a batch is padded; without padding they are
+    equal.
+
+    Args:
+      segment_ids: 1 to S, 0 for padding.
+      labels: the row's columns of both tokens.
+    """
+    segments = jnp.arange(1, labels.shape[1] + 1, dtype=segment_ids.dtype)
+    own = segment_ids[:, None, :] == segments[None, :, None]  # [B, S, L]
+
+    def cross_entropy(logits: Array, columns: Array) -> Array:
+        logits = logits.astype(jnp.float32)
+        # Finite: where there is no segment, infinities would make the gradient NaN.
+        lowest = jnp.finfo(jnp.float32).min / 2
+        total = jax.nn.logsumexp(jnp.where(own, logits[:, None, :], lowest), axis=-1)
+        present = own.any(axis=-1)
+        return jnp.where(present, total - jnp.take_along_axis(logits, columns, axis=1), 0.0)
+
+    first = cross_entropy(start_logits, labels[..., 0])
+    last = cross_entropy(end_logits, labels[..., 1])
+    return ((first + last) / 2 * weights).sum(), weights.sum()
+
+
 def regression(
     logits: Float[Array, "*places 1"],
     labels: Float[Array, "*places"],

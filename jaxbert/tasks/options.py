@@ -55,7 +55,11 @@ class TaskOptions:
         default="conll",
         choices=SCHEMES,
     )
-    doc_stride: int = _task("tokens that windows of a context share", default=128)
+    doc_stride: int | None = _task(
+        "tokens that windows of a context share; none = 128, or a third of --max-length",
+        default=None,
+        metavar="TOKENS",
+    )
     max_answer_length: int = _task("tokens of the longest answer", default=30)
     n_best: int = _task("answers given for a question", default=1)
     null_threshold: float | None = _task(

@@ -17,6 +17,7 @@ from jaxbert.models import Compute, EncoderConfig
 from jaxbert.models.auto import FAMILIES, AutoConfig, model_class
 from jaxbert.tasks.masked_lm import masked_lm
 from jaxbert.tasks.options import TaskOptions
+from jaxbert.tasks.question_answering import question_answering
 from jaxbert.tasks.task import Task
 from jaxbert.tasks.text_classification import read_texts, text_classification, text_regression
 from jaxbert.weights.directory import model_directory, read_config
@@ -25,6 +26,7 @@ from jaxbert.weights.pretrained import LoadReport, load_pretrained
 _MAKERS: tuple[Callable[[TaskOptions], Task], ...] = (
     text_classification,
     text_regression,
+    question_answering,
     masked_lm,
 )
 _DEFAULT = TaskOptions()
