@@ -47,6 +47,9 @@ FILES = {
     "torn.json": '[{"text": "good"',
     "empty.json": "[]",
     "deep.json": "[" * 100_000,
+    "passages.jsonl": '{"question": "film", "context": "good", "answers": {"text": ["good"], '
+    '"answer_start": [1]}}\n',
+    "squad.json": '{"data": [{"paragraphs": [{"context": "good"}]}]}',
     "torn.parquet": b"PAR1 and no more",
     "bad.toml": "training = [\n",
     "latin.toml": b"model = '\xff'\n",
