@@ -198,6 +198,7 @@ def read_unlabelled(
 
     Or of standard input: a text a line.
     """
+    from jaxbert import tasks
     from jaxbert.data import Examples, sources, tables
 
     if source == "-":
@@ -209,7 +210,7 @@ def read_unlabelled(
             )
         return Examples(lines, source="standard input"), [{"text": line} for line in lines]
     table = tables.read_table(source, options.split)
-    columns = {**task.columns, **options.columns.given()}
+    columns = tasks.columns_of_task(task, options.columns.given())
     examples = task.read(table, columns, labelled=False)
     values = {str(name): sources.values_of(column) for name, column in table.columns.items()}
     rows = zip(*values.values(), strict=True)

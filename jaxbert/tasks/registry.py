@@ -94,16 +94,30 @@ def load_examples(
     given = {argument: column for argument, column in columns.items() if column is not None}
     chosen = _task_of_table(table, given) if task is None else get_task(task)
     named = chosen or TEXT_CLASSIFICATION
-    foreign = [f"{name}={column!r}" for name, column in given.items() if name not in named.columns]
-    if foreign:
-        known = ", ".join(named.columns)
-        raise InputError(
-            f"task {named.name} has no {' and no '.join(foreign)}: its columns are {known}"
-        )
+    wanted = columns_of_task(named, given)
     if labelled is None:
         labelled = "label_column" not in named.columns or "label_column" in given
     read = read_texts if chosen is None else chosen.read
-    return read(table, {**named.columns, **given}, labelled=labelled, label_names=label_names)
+    return read(table, wanted, labelled=labelled, label_names=label_names)
+
+
+def columns_of_task(task: Task, given: Mapping[str, str]) -> dict[str, str | None]:
+    """{argument: column} of all that the task reads, those given by their own names.
+
+    Raises:
+      InputError: one is given that it does not read.
+
+    Example:
+      >>> columns_of_task(TEXT_CLASSIFICATION, {"text_column": "review"})["label_column"]
+      'label'
+    """
+    foreign = [f"{name}={column!r}" for name, column in given.items() if name not in task.columns]
+    if foreign:
+        known = ", ".join(task.columns)
+        raise InputError(
+            f"task {task.name} has no {' and no '.join(foreign)}: its columns are {known}"
+        )
+    return {**task.columns, **given}
 
 
 def _task_of_table(table: Table, given: Mapping[str, str]) -> Task | None:

@@ -256,6 +256,7 @@ INFER = [
     (PREDICT + "--output train.csv/out.jsonl", "train.csv"),
     (PREDICT + "--label-column x", "--label-column --help"),
     (PREDICT + "--answers-column x", "--answers-column --help"),
+    (PREDICT + "--question-column text", "question_column='text' text_column"),
     (PREDICT + "--task question-answering", "--task question-answering"),
     (PREDICT + "--n-best 2", "n_best=2 question-answering"),
     (PREDICT.replace("dev.csv", "nowhere.csv"), "nowhere.csv"),
