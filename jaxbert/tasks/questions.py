@@ -275,5 +275,5 @@ def _token_spans(found: Tokenized, characters: np.ndarray) -> np.ndarray:
     first = least(place, of_context & (ends > begin))
     last = most(place, of_context & (starts < end))
     whole = (least(starts, of_context) <= wanted[:, 0]) & (wanted[:, 1] <= most(ends, of_context))
-    inside = (wanted[:, 0] >= 0) & whole & (first <= last)
+    inside = whole & (first <= last)  # where there is no answer, no token is before its end
     return np.where(inside[:, None], np.stack([first, last], axis=1), 0).astype(np.int32)

@@ -32,6 +32,7 @@ NORMALIZED = {
     "the\u00a0end": "end",
     "l'a": "la",
     "é a è": "é è",
+    "b\u2014a\u2014c": "b\u2014 \u2014c",  # an article leaves a space
     "": "",
 }
 
@@ -99,9 +100,9 @@ def test_scores_of_the_second_version():
             "best_exact": 75, "best_exact_thresh": -4, "best_f1": 75, "best_f1_thresh": -4,
         }
     )  # fmt: skip
-    golds[1] = ("Rhine",)
-    found = score_answers(golds, given, best, leads)  # with the first two: 1 + 1 + 0 + 1
-    assert (found["best_f1"], found["best_f1_thresh"]) == (75, -4)
+    golds[1], leads[2] = ("Rhine",), 2.0
+    found = score_answers(golds, ["Rhine", "", "", ""], best, leads)
+    assert (found["f1"], found["best_f1"], found["best_f1_thresh"]) == (75, 100, 1)
 
 
 def test_without_any_answer_there_is_none_to_score():

@@ -23,7 +23,7 @@ ROWS = [
     {"id": "b", "question": "the music is", "context": CONTEXT,
      "answers": {"text": [], "answer_start": []}},
     {"id": "c", "question": "the plot is", "context": CONTEXT,
-     "answers": {"text": ["is dull "], "answer_start": [9]}},
+     "answers": {"text": [" is dull "], "answer_start": [8]}},
 ]  # fmt: skip
 COLUMNS = {name: [row[name] for row in ROWS] for name in ROWS[0]}
 
@@ -52,9 +52,9 @@ def test_every_source_gives_the_same_questions(tmp_path):
     first = found[0]
     assert first.texts == tuple(row["question"] for row in ROWS)
     assert first.pairs == (CONTEXT,) * 3
-    assert first.labels.tolist() == [[32, 36], [-1, -1], [9, 16]]  # without the space after it
+    assert first.labels.tolist() == [[32, 36], [-1, -1], [9, 16]]  # without the space around it
     assert first.labels.dtype == np.int32
-    assert first.answers == (("weak", "the end"), (), ("is dull ",))
+    assert first.answers == (("weak", "the end"), (), (" is dull ",))
     assert (first.ids, first.task) == (("a", "b", "c"), "question-answering")
     for other in found[1:]:
         assert (other.answers, other.ids) == (first.answers, first.ids)
@@ -82,7 +82,7 @@ def test_some_of_them():
     whole = load_examples(COLUMNS)
     some = whole.take(np.array([2, 0]))
     assert isinstance(some, QuestionExamples)
-    assert (some.ids, some.answers) == (("c", "a"), (("is dull ",), ("weak", "the end")))
+    assert (some.ids, some.answers) == (("c", "a"), ((" is dull ",), ("weak", "the end")))
     assert some.labels.tolist() == [[9, 16], [32, 36]]
     assert whole.unlabelled().take(np.array([1])).answers is None
 
@@ -90,8 +90,8 @@ def test_some_of_them():
 def test_what_is_learned_or_scored_makes_the_fingerprint():
     whole = load_examples(COLUMNS)
     others = [
-        dataclasses.replace(whole, answers=(("weak",), (), ("is dull ",))),
-        dataclasses.replace(whole, answers=(("weak", "the end"), ("is dull ",), ())),
+        dataclasses.replace(whole, answers=(("weak",), (), (" is dull ",))),
+        dataclasses.replace(whole, answers=(("weak", "the end"), (" is dull ",), ())),
         dataclasses.replace(whole, labels=whole.labels + 1),
         whole.unlabelled(),
         dataclasses.replace(whole, pairs=whole.texts),
@@ -121,7 +121,7 @@ WRONG = {
     "the context has nothing, for it has 36 characters and not 'weak'; the nearest is 32": one(
         "weak", 36
     ),
-    "answer_start=-4 the context has nothing": one("weak", -4),
+    "answer_start=-7 the context has nothing": one("is", -7),  # where it is, from the end
     "'answers' has no answers in data row 2 .*: want {.*empty lists": answers(None),
     "has str where answers are wanted in data row 2": answers("weak"),
     "has an answer without text in data row 2 .*: want {": one("", 0),
