@@ -201,12 +201,12 @@ def read_unlabelled(
     from jaxbert.data import Examples, sources, tables
 
     if source == "-":
-        lines = _lines_of_input()
         if "text_column" not in task.columns:
             raise InputError(
                 f"task {task.name} takes more than texts: give a file with the columns "
                 f"{', '.join(filter(None, task.columns.values()))}"
             )
+        lines = _lines_of_input()
         return Examples(lines, source="standard input"), [{"text": line} for line in lines]
     table = tables.read_table(source, options.split)
     columns = {**task.columns, **options.columns.given()}

@@ -36,6 +36,9 @@ _FOREIGN = (
 _FOREIGN_TO_EMBED = (
     *_FOREIGN,
     "columns.label_column",
+    "columns.context_column",
+    "columns.question_column",
+    "columns.choices_column",
     "task",
     "task_options",
     "training.max_length",

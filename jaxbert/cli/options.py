@@ -60,6 +60,11 @@ class Columns(_Checked):
     text_column: str | None = _data("column of the text (text)", default=None)
     text_pair_column: str | None = _data("column of the second text of a pair", default=None)
     label_column: str | None = _data("column of the label (label)", default=None)
+    context_column: str | None = _data("column of what a question is about (context)", default=None)
+    question_column: str | None = _data("column of the question (question)", default=None)
+    choices_column: str | None = _data(
+        "column of a question's choices, lists of texts (choices)", default=None
+    )
 
     def given(self) -> dict[str, str]:
         """Those that are not left to the task."""

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Int
 from jaxbert.data.batching import IGNORED_LABEL
 from jaxbert.errors import InputError
 
+_ABSENT = -1e30
 SumAndCount = tuple[Float[Array, ""], Float[Array, ""]]
 
 
@@ -41,6 +42,33 @@ def token_classification(
     return classification(
         logits, jnp.where(counted, labels, 0), counted.astype(jnp.float32), smoothing=smoothing
     )
+
+
+def choice(
+    logits: Float[Array, "B S"],
+    labels: Int[Array, "B U"],
+    weights: Float[Array, "B S"],
+    *,
+    smoothing: float = 0.0,
+) -> SumAndCount:
+    """Cross-entropy of which segment of a unit is the right one; a unit is S / U of them in order.
+
+    Segments of weight 0 are absent and get no probability, units labelled -1 are, and do not count.
+    With label smoothing e the target is 1 - e + e/n for the right one of the n that are there.
+    """
+    shape = (*labels.shape, logits.shape[1] // labels.shape[1])
+    there = (weights > 0).reshape(shape)
+    # A finite number: of a unit without segments the softmax must not be nan, nor its gradient.
+    log_p = jax.nn.log_softmax(
+        jnp.where(there, logits.astype(jnp.float32).reshape(shape), _ABSENT), axis=-1
+    )
+    counted = labels >= 0
+    right = jnp.where(counted, labels, 0)[..., None]
+    of_label = jnp.take_along_axis(log_p, right, axis=-1)[..., 0]
+    number = jnp.maximum(there.sum(axis=-1), 1).astype(jnp.float32)
+    mean = jnp.where(there, log_p, 0).sum(axis=-1) / number
+    loss = jnp.where(counted, -(1 - smoothing) * of_label - smoothing * mean, 0)
+    return loss.sum(), counted.sum().astype(jnp.float32)
 
 
 def regression(

@@ -16,6 +16,7 @@ from jaxbert.errors import InputError
 from jaxbert.models import Compute, EncoderConfig
 from jaxbert.models.auto import FAMILIES, AutoConfig, model_class
 from jaxbert.tasks.masked_lm import masked_lm
+from jaxbert.tasks.multiple_choice import multiple_choice
 from jaxbert.tasks.options import TaskOptions
 from jaxbert.tasks.task import Task
 from jaxbert.tasks.text_classification import read_texts, text_classification, text_regression
@@ -25,6 +26,7 @@ from jaxbert.weights.pretrained import LoadReport, load_pretrained
 _MAKERS: tuple[Callable[[TaskOptions], Task], ...] = (
     text_classification,
     text_regression,
+    multiple_choice,
     masked_lm,
 )
 _DEFAULT = TaskOptions()
