@@ -103,6 +103,8 @@ class EncoderConfig:
       classifier_dropout: rate in front of a classifier; None means `hidden_dropout_prob`.
       id2label: class names in index order, all different; None when they have no names.
       problem_type: one of `PROBLEM_TYPES`; None when not fixed yet.
+      thresholds: (name, value) of what decides on what the model says, tuned on labelled examples;
+        under `task_specific_params` in config.json.
       special_token_ids: (key, id) of what config.json says of the tokenizer, which nothing here
         reads, and others do.
 
@@ -147,6 +149,7 @@ class EncoderConfig:
     num_labels: int = 2
     id2label: tuple[str, ...] | None = None
     problem_type: str | None = None
+    thresholds: tuple[tuple[str, float], ...] = ()
     special_token_ids: tuple[tuple[str, int], ...] = ()
 
     def __post_init__(self) -> None:
@@ -306,7 +309,12 @@ class EncoderConfig:
             )
         special = tuple((key, hf[key]) for key in _SPECIAL if isinstance(hf.get(key), int))
         said = {field: hf[key] for field, key in theirs.items() if key in hf}
-        return cls(**said, **_labels_from_hf(hf), special_token_ids=special)
+        return cls(
+            **said,
+            **_labels_from_hf(hf),
+            thresholds=_thresholds_from_hf(hf),
+            special_token_ids=special,
+        )
 
     def to_hf(self) -> dict[str, Any]:
         """The same as the contents of a Hugging Face config.json."""
@@ -319,12 +327,14 @@ class EncoderConfig:
         hf["id2label"] = {str(i): label for i, label in enumerate(labels)}
         hf["label2id"] = {label: i for i, label in enumerate(labels)}
         hf |= {"model_type": self.model_type, **dict(self.special_token_ids)}
+        if self.thresholds:
+            hf["task_specific_params"] = {"thresholds": dict(self.thresholds)}
         return {key: hf[key] for key in sorted(hf) if hf[key] is not None}
 
 
 def _fields(cls: type[EncoderConfig]) -> list[dataclasses.Field[Any]]:
     """Those that stand in config.json as they are; labels have a form of their own there."""
-    elsewhere = {"id2label", "num_labels", "special_token_ids", *cls.fixed}
+    elsewhere = {"id2label", "num_labels", "thresholds", "special_token_ids", *cls.fixed}
     return [f for f in dataclasses.fields(cls) if f.name not in elsewhere]
 
 
@@ -345,6 +355,14 @@ def _labels_from_hf(hf: Mapping[str, Any]) -> dict[str, Any]:
     labels = tuple(by_index[i] for i in range(len(by_index)))
     generic = labels == tuple(f"LABEL_{i}" for i in range(len(labels)))
     return {"num_labels": len(labels), "id2label": None if generic else labels}
+
+
+def _thresholds_from_hf(hf: Mapping[str, Any]) -> tuple[tuple[str, float], ...]:
+    params = hf.get("task_specific_params")
+    found = params.get("thresholds", {}) if isinstance(params, Mapping) else {}
+    if not (isinstance(found, Mapping) and all(map(is_number, found.values()))):
+        raise InputError(f"config.json: thresholds must be numbers by name, got {found!r}")
+    return tuple((str(name), float(value)) for name, value in found.items())
 
 
 COUNT = (is_count, "a whole number of at least 1")

@@ -144,8 +144,8 @@ class Task:
 
     def configured(self, config: EncoderConfig, examples: Examples | None) -> EncoderConfig:
         """The configuration of a model that does this, as its config.json should say it."""
-        if examples is not None:
-            config = self.configure(config, examples)
+        if examples is not None:  # of which there will be other thresholds
+            config = self.configure(dataclasses.replace(config, thresholds=()), examples)
         return dataclasses.replace(config, problem_type=self.problem_type)
 
     def check_labels(self, config: EncoderConfig, examples: Examples) -> None:
