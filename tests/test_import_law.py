@@ -33,7 +33,8 @@ ORDER = {
         "model head_modules heads families auto"
     ),
     "tasks": (
-        "options labels losses metrics task text_classification multiple_choice masked_lm registry"
+        "options labels label_sets losses metrics task text_classification multi_label"
+        " multiple_choice masked_lm registry"
     ),
     "data": "tables sources features tokenization packing batching prefetch demo",
     "optim": "schedules layers config strategies groups optimizer rate_plan table",

@@ -33,9 +33,10 @@ _FOREIGN = (
     "training.log_every",
     "training.optimizer",
 )
+_LABELS = ("columns.label_column", "columns.label_columns")
 _FOREIGN_TO_EMBED = (
     *_FOREIGN,
-    "columns.label_column",
+    *_LABELS,
     "columns.context_column",
     "columns.question_column",
     "columns.choices_column",
@@ -56,7 +57,7 @@ def add_predict_flags(parser: flags.Parser) -> None:
     """Of `jaxbert predict`."""
     parser.usage = "%(prog)s [data] --model DIR_OR_ID [flags]"
     _add_texts(parser)
-    flags.add_flags(parser, PredictOptions, without=(*_FOREIGN, "columns.label_column"))
+    flags.add_flags(parser, PredictOptions, without=(*_FOREIGN, *_LABELS))
 
 
 def add_embed_flags(parser: flags.Parser) -> None:

@@ -60,13 +60,23 @@ class Columns(_Checked):
     text_column: str | None = _data("column of the text (text)", default=None)
     text_pair_column: str | None = _data("column of the second text of a pair", default=None)
     label_column: str | None = _data("column of the label (label)", default=None)
+    label_columns: tuple[str, ...] = _data(
+        "columns of 0 and 1, one for each label that a text may have; repeatable", default=()
+    )
     context_column: str | None = _data("column of what a question is about (context)", default=None)
     question_column: str | None = _data("column of the question (question)", default=None)
     choices_column: str | None = _data(
         "column of a question's choices, lists of texts (choices)", default=None
     )
 
-    def given(self) -> dict[str, str]:
+    def __post_init__(self) -> None:
+        several = self.label_columns  # a list, as JSON has it
+        object.__setattr__(
+            self, "label_columns", tuple(several) if isinstance(several, list) else several
+        )
+        super().__post_init__()
+
+    def given(self) -> dict[str, Any]:
         """Those that are not left to the task."""
         return {name: value for name, value in dataclasses.asdict(self).items() if value}
 

@@ -31,6 +31,37 @@ def classification(
     return (loss * weights).sum(), weights.sum()
 
 
+def soft_classification(
+    logits: Float[Array, "*places C"],
+    shares: Float[Array, "*places C"],
+    weights: Float[Array, "*places"],
+    *,
+    smoothing: float = 0.0,
+) -> SumAndCount:
+    """Cross-entropy of logits with a share for each class, each times its weight.
+
+    With label smoothing e the target is (1 - e) share + e/C, as PyTorch's `label_smoothing`.
+    """
+    log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
+    target = (1 - smoothing) * shares + smoothing / logits.shape[-1]
+    loss = -(target * log_p).sum(axis=-1)
+    return (loss * weights).sum(), weights.sum()
+
+
+def multi_label(
+    logits: Float[Array, "*places C"],
+    labels: Float[Array, "*places C"],
+    weights: Float[Array, "*places"],
+) -> SumAndCount:
+    """Binary cross-entropy of each logit with a 0 or 1, the mean over the labels of a text.
+
+    As PyTorch's `BCEWithLogitsLoss`, which Hugging Face takes for several labels.
+    """
+    logits = logits.astype(jnp.float32)
+    loss = -labels * jax.nn.log_sigmoid(logits) - (1 - labels) * jax.nn.log_sigmoid(-logits)
+    return (loss.mean(axis=-1) * weights).sum(), weights.sum()
+
+
 def token_classification(
     logits: Float[Array, "B L C"], labels: Int[Array, "B L"], *, smoothing: float = 0.0
 ) -> SumAndCount:

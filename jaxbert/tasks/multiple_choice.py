@@ -94,7 +94,8 @@ def read_questions(
     wanted = _there(table, columns)
     column, label = wanted.pop("choices_column"), wanted.pop("label_column")
     many = [] if column in table.columns else _numbered(table.columns, column)
-    lists = {f"choice {name}": name for name in many} or {"choices_column": column}
+    lists: dict[str, str | None] = {f"choice {name}": name for name in many}
+    lists = lists or {"choices_column": column}
     found = columns_of(
         table.columns, table.name, {**wanted, **lists, "label_column": label if labelled else None}
     )

@@ -16,6 +16,7 @@ from jaxbert.errors import InputError
 from jaxbert.models import Compute, EncoderConfig
 from jaxbert.models.auto import FAMILIES, AutoConfig, model_class
 from jaxbert.tasks.masked_lm import masked_lm
+from jaxbert.tasks.multi_label import multi_label_classification
 from jaxbert.tasks.multiple_choice import multiple_choice
 from jaxbert.tasks.options import TaskOptions
 from jaxbert.tasks.task import Task
@@ -26,6 +27,7 @@ from jaxbert.weights.pretrained import LoadReport, load_pretrained
 _MAKERS: tuple[Callable[[TaskOptions], Task], ...] = (
     text_classification,
     text_regression,
+    multi_label_classification,
     multiple_choice,
     masked_lm,
 )
@@ -68,17 +70,19 @@ def load_examples(
     split: str | None = None,
     label_names: Sequence[str] | None = None,
     labelled: bool | None = None,
-    **columns: str | None,
+    **columns: str | Sequence[str] | None,
 ) -> Examples:
     """Reads the examples of a task from a file, a `datasets` hub id, or memory.
 
     Args:
       source, split: as in `data.tables.read_table`.
       task: its name; None: the columns decide and, of texts, the labels: whole numbers and names
-        are classes, a decimal point anywhere makes them regression targets.
+        are classes, a decimal point anywhere makes them regression targets, a list is of labels
+        that a text has.
       label_names: the classes of the model at hand; labels are mapped onto them.
       labelled: whether there are labels to be read; None: of texts, if `label_column` is given.
-      columns: {argument: column}; those of the task, `Task.columns`, such as `text_column`.
+      columns: {argument: column}; those of the task, `Task.columns`, such as `text_column`;
+        `label_columns` are several, with 0 or 1 for a label each.
 
     Raises:
       InputError: content that cannot be used; FileNotFoundError: no such file; ConnectionError: the
@@ -101,16 +105,17 @@ def load_examples(
             f"task {named.name} has no {' and no '.join(foreign)}: its columns are {known}"
         )
     if labelled is None:
-        labelled = "label_column" not in named.columns or "label_column" in given
+        labels = {"label_column", "label_columns"}
+        labelled = "label_column" not in named.columns or bool(labels & given.keys())
     read = read_texts if chosen is None else chosen.read
     return read(table, {**named.columns, **given}, labelled=labelled, label_names=label_names)
 
 
-def _task_of_table(table: Table, given: Mapping[str, str]) -> Task | None:
+def _task_of_table(table: Table, given: Mapping[str, Any]) -> Task | None:
     """The task that the columns are for, or the names that they are given; None for texts."""
     there = {str(column) for column in table.columns}
     for task in TASKS.values():
-        own = task.signatures and given.keys() - {"text_column", "label_column"}
+        own = task.signatures and given.keys() - {"text_column", "label_column", "label_columns"}
         if any(signature <= there for signature in task.signatures) or (
             own and own <= task.columns.keys()
         ):

@@ -3,11 +3,14 @@
 Ours are packed, theirs padded. A step of plain SGD with rate 1 moves by the gradient.
 """
 
+import dataclasses
+
 import jax
 import numpy as np
 import tiny
 import torch
 import transformers
+from flax import nnx
 from tolerance import PROMISE, assert_close, assert_gradients_close, network_terms
 
 import jaxbert
@@ -21,7 +24,7 @@ LONGEST, C = 16, 3
 FIELDS = dict(
     vocab_size=60,
     hidden_size=24,
-    num_hidden_layers=2,
+    num_hidden_layers=1,
     num_attention_heads=3,
     intermediate_size=37,
     max_position_embeddings=32,
@@ -90,6 +93,45 @@ def assert_equal_to(theirs, logits, loss, task, data, directory):
     moved = jax.tree.map(lambda a, b: np.asarray(a) - np.asarray(b), params, state.params)
     terms = network_terms(ours.config, LONGEST, gradient=True)
     assert_gradients_close(tiny.leaves(moved), tiny.leaves(wanted), terms=terms, floor=1.0)
+
+
+def classifier(problem_type=None):
+    return torch_model("BertForSequenceClassification", num_labels=C, problem_type=problem_type)
+
+
+def labelled(labels, weights=None):
+    data = random_features(len(labels))
+    return dataclasses.replace(data, labels=labels, weights=weights)
+
+
+def test_several_labels(tmp_path):
+    labels = np.random.default_rng(1).integers(0, 2, (9, C)).astype(np.float32)
+    theirs, data = classifier("multi_label_classification"), labelled(labels)
+    out = theirs(**padded(data), labels=torch.tensor(labels))
+    assert_equal_to(
+        theirs, out.logits, out.loss, TASKS["multi-label-classification"], data, tmp_path
+    )
+
+
+def test_shares_of_classes(tmp_path):
+    labels = np.random.default_rng(1).dirichlet(np.ones(C), 9).astype(np.float32)
+    theirs, data = classifier(), labelled(labels)
+    logits = theirs(**padded(data)).logits
+    loss = torch.nn.functional.cross_entropy(logits, torch.tensor(labels))
+    assert_equal_to(theirs, logits, loss, TASKS["text-classification"], data, tmp_path)
+
+
+def test_transformers_reads_thresholds_and_leaves_them(tmp_path):
+    config = jaxbert.BertConfig(
+        **FIELDS, num_labels=2, id2label=("a", "b"), thresholds=(("a", 0.25), ("b", 0.5)),
+        problem_type="multi_label_classification",
+    )  # fmt: skip
+    jaxbert.BertForSequenceClassification(config, rngs=nnx.Rngs(0)).save_pretrained(tmp_path)
+    theirs = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path)
+    assert theirs.config.problem_type == "multi_label_classification"
+    theirs.save_pretrained(tmp_path / "theirs")
+    ours = jaxbert.AutoConfig.from_pretrained(tmp_path / "theirs")
+    assert ours.thresholds == config.thresholds
 
 
 def test_multiple_choice(tmp_path):

@@ -175,7 +175,9 @@ def test_one_step_however_it_is_computed(questions, tokenizer):
     tokenized = TASK.encode(questions, tokenizer, 16)
     assert (tokenized.width, len(tokenized)) == (4, 16)
     model = network(**task_checks.DROPPING)
-    _, count, _ = task_checks.assert_one_step(model, TASK, tokenized, batch_size=6)
+    _, count, _ = task_checks.assert_one_step(
+        model, TASK, tokenized, ("accumulated", "pmap", "mesh"), batch_size=6
+    )
     assert count == 6
 
 
