@@ -206,6 +206,8 @@ def load_model(
     """
     directory = model_directory(source, revision)
     chosen = task_class(task, AutoConfig.from_pretrained(directory).model_type)
+    if examples is not None:
+        task.weigh(examples)  # what it refuses is refused before a model is loaded
     target = {} if examples is None else task.target(examples)
     return load_pretrained(chosen, directory, **target, **options)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -18,7 +19,7 @@ from jaxbert.models.heads import ForSequenceClassification
 from jaxbert.models.outputs import ClassifierOutput
 from jaxbert.tasks import losses, metrics
 from jaxbert.tasks.label_sets import holds_lists, read_label_columns, read_lists
-from jaxbert.tasks.labels import read_labels
+from jaxbert.tasks.labels import class_index, number_of, read_labels, refuse_unknown
 from jaxbert.tasks.losses import SumAndCount
 from jaxbert.tasks.options import MULTI_LABEL, TEXT_CLASSIFICATION, TEXT_REGRESSION, TaskOptions
 from jaxbert.tasks.task import Batch, Predicted, Task
@@ -191,6 +192,62 @@ def probabilities(logits: np.ndarray) -> np.ndarray:
     return shifted / shifted.sum(axis=-1, keepdims=True)
 
 
+def _class_weights(text: str) -> dict[str, float] | None:
+    """{class: how much it counts} of NAME=WEIGHT,...; None = balanced.
+
+    Raises:
+      InputError: what is neither.
+    """
+    if text == "balanced":
+        return None
+    found: dict[str, float] = {}
+    for one in text.split(","):
+        name, equals, number = one.rpartition("=")
+        weight = number_of(number.strip())
+        name = name.strip()
+        if not (equals and name and weight is not None and 0 <= weight < math.inf):
+            raise InputError(f"class_weights={text!r}: want balanced, or NAME=WEIGHT,... from 0 up")
+        if name in found:
+            raise InputError(f"class_weights={text!r} names {name!r} twice")
+        found[name] = weight
+    return found
+
+
+def weigh_classes(examples: Examples, weights: Mapping[str, float] | None) -> Examples:
+    """The examples, each with the weight of its class.
+
+    Args:
+      weights: {class: weight}, 1 for others; None = balanced: all classes count alike, and the mean
+        weight is 1, as scikit-learn's "balanced".
+
+    Raises:
+      InputError: a class that there is not; shares, which are of no one class.
+    """
+    labels, names = examples.labels, examples.label_names
+    assert labels is not None, "training examples have labels"
+    assert names is not None, "and their classes names"
+    if labels.ndim == 2:
+        raise InputError(
+            f"{examples.source}: class_weights are for one class a text, and the labels are shares "
+            "of classes: leave class_weights out"
+        )
+    if weights is None:
+        counts = np.bincount(labels, minlength=len(names))
+        there = np.count_nonzero(counts)
+        table = len(labels) / (there * np.maximum(counts, 1))
+    else:
+        index = class_index(names)
+        refuse_unknown(weights, index, names, "class_weights")
+        table = np.ones(len(names))
+        table[[index[name] for name in weights]] = list(weights.values())
+    found = table.astype(np.float32)[labels]
+    if not found.any():
+        raise InputError(
+            f"class_weights are 0 for every text of {examples.source}: want some above"
+        )
+    return dataclasses.replace(examples, weights=found)
+
+
 def class_target(examples: Examples) -> Mapping[str, Any]:
     """A head for these labels."""
     return {"labels": examples.label_names}
@@ -203,6 +260,9 @@ def _number_target(examples: Examples) -> Mapping[str, Any]:
 
 def text_classification(options: TaskOptions) -> Task:
     """A class for each text or pair of texts."""
+    weigh: Callable[[Examples], Examples] = lambda examples: examples  # noqa: E731
+    if options.class_weights is not None:
+        weigh = partial(weigh_classes, weights=_class_weights(options.class_weights))
     return Task(
         name=TEXT_CLASSIFICATION,
         head=ForSequenceClassification,
@@ -212,6 +272,7 @@ def text_classification(options: TaskOptions) -> Task:
         encode=partial(encode_texts, options=options),
         target=class_target,
         configure=configure_classes,
+        weigh=weigh,
         loss=_class_loss,
         score=_score_classes,
         decode=_decode_classes,

@@ -14,10 +14,10 @@ from flax import nnx
 from tolerance import PROMISE, assert_close, assert_gradients_close, network_terms
 
 import jaxbert
-from jaxbert.data import Batches, Tokenized
+from jaxbert.data import Batches, Examples, Tokenized
 from jaxbert.models import split_model
 from jaxbert.optim import RatePlan
-from jaxbert.tasks import TASKS
+from jaxbert.tasks import TASKS, TaskOptions, get_task
 from jaxbert.training.step import init_state, make_eval_step, make_train_step
 
 LONGEST, C = 16, 3
@@ -119,6 +119,19 @@ def test_shares_of_classes(tmp_path):
     logits = theirs(**padded(data)).logits
     loss = torch.nn.functional.cross_entropy(logits, torch.tensor(labels))
     assert_equal_to(theirs, logits, loss, TASKS["text-classification"], data, tmp_path)
+
+
+def test_weights_of_classes(tmp_path):
+    chosen = np.array([0, 2, 1, 0, 0, 2, 0, 0, 0], np.int32)
+    names = ("a", "b=c", "d")
+    task = get_task("text-classification", TaskOptions(class_weights="b=c=3.5,d=0.25"))
+    weighed = task.weigh(Examples(("",) * 9, labels=chosen, label_names=names))
+    theirs, data = classifier(), labelled(chosen, weighed.weights)
+    logits = theirs(**padded(data)).logits
+    loss = torch.nn.CrossEntropyLoss(weight=torch.tensor([1, 3.5, 0.25]))(
+        logits, torch.tensor(chosen).long()
+    )
+    assert_equal_to(theirs, logits, loss, task, data, tmp_path)
 
 
 def test_transformers_reads_thresholds_and_leaves_them(tmp_path):
