@@ -208,8 +208,9 @@ def read_unlabelled(
             )
         lines = _lines_of_input()
         return Examples(lines, source="standard input"), [{"text": line} for line in lines]
-    table = tables.read_table(source, options.split)
+    table = tables.read_table(source, options.split, header=options.columns.header)
     columns = {**task.columns, **options.columns.given()}
+    columns.pop("header", None)
     examples = task.read(table, columns, labelled=False)
     values = {str(name): sources.values_of(column) for name, column in table.columns.items()}
     rows = zip(*values.values(), strict=True)

@@ -69,6 +69,11 @@ class Columns(_Checked):
         "column of a question's choices, lists of texts (choices)", default=None
     )
 
+    header: bool = _data(
+        "the first line of csv and tsv files names the columns; without it they are 1, 2, ...",
+        default=True,
+    )
+
     def __post_init__(self) -> None:
         several = self.label_columns  # a list, as JSON has it
         object.__setattr__(
@@ -77,8 +82,10 @@ class Columns(_Checked):
         super().__post_init__()
 
     def given(self) -> dict[str, Any]:
-        """Those that are not left to the task."""
-        return {name: value for name, value in dataclasses.asdict(self).items() if value}
+        """Those that are not left to the task, as `load_examples` takes them."""
+        values = dataclasses.asdict(self)
+        header = {} if values.pop("header") else {"header": False}
+        return {name: value for name, value in values.items() if value} | header
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

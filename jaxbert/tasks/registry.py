@@ -70,12 +70,13 @@ def load_examples(
     split: str | None = None,
     label_names: Sequence[str] | None = None,
     labelled: bool | None = None,
+    header: bool = True,
     **columns: str | Sequence[str] | None,
 ) -> Examples:
     """Reads the examples of a task from a file, a `datasets` hub id, or memory.
 
     Args:
-      source, split: as in `data.tables.read_table`.
+      source, split, header: as in `data.tables.read_table`.
       task: its name; None: the columns decide and, of texts, the labels: whole numbers and names
         are classes, a decimal point anywhere makes them regression targets, a list is of labels
         that a text has.
@@ -94,7 +95,7 @@ def load_examples(
       >>> films.label_names, films.labels.tolist(), films.task
       (('no', 'yes'), [1, 0], 'text-classification')
     """
-    table = read_table(source, split)
+    table = read_table(source, split, header=header)
     given = {argument: column for argument, column in columns.items() if column is not None}
     chosen = _task_of_table(table, given) if task is None else get_task(task)
     named = chosen or TEXT_CLASSIFICATION

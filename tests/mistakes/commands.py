@@ -184,6 +184,10 @@ TEXT_TASKS = [
     (PREDICT + "--stride 14", "stride=14 13"),
     (PREDICT + "--label-columns x", "--label-columns --help"),
     (EVALUATE + "--label-columns x --label-columns y", "'x' dev.csv"),
+    (TUNE + "--train bare.tsv", "bare.tsv 'good film' --no-header"),
+    (TUNE + "--train bare.tsv --no-header", "bare.tsv 'text' '1', '2'"),
+    (TUNE + "--train sets.jsonl --no-header", "sets.jsonl header=False .csv .tsv"),
+    (TUNE + "--train owner/films --no-header", "owner/films header=False"),
     (EMBED + "--choices-column x", "--choices-column --help"),
 ]
 

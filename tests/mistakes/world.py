@@ -42,6 +42,7 @@ FILES = {
     "null.jsonl": '{"text": "good", "label": "p"}\n{"text": null, "label": "n"}\n',
     "number.jsonl": '{"text": "good", "label": "p"}\n{"text": 3, "label": "n"}\n',
     "labels.jsonl": '{"text": "good", "label": ["p"]}\n{"text": "bad", "label": "n"}\n',
+    "bare.tsv": "good film\tp\nbad film\tn\n",
     "sets.jsonl": '{"text": "good", "label": ["p"]}\n{"text": "bad", "label": []}\n',
     "set-twice.jsonl": '{"text": "good", "label": ["p"]}\n{"text": "bad", "label": ["p", "p"]}\n',
     "shares.jsonl": '{"text": "good", "label": [0.5, 0.5]}\n{"text": "bad", "label": [0.5, 0.1]}\n',

@@ -252,8 +252,8 @@ def test_shares_train_and_classes_score(tmp_path, place, capsys, monkeypatch):
     monkeypatch.setenv("JAXBERT_CACHE", str(place / "cache"))
     rows = [{"text": t, "label": s} for t, s in zip(tiny.TEXTS, SHARES.tolist(), strict=True)]
     (place / "shares.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    lines = [f"{text},{share.argmax()}" for text, share in zip(tiny.TEXTS, SHARES, strict=True)]
-    (place / "hard.csv").write_text("\n".join(["text,label", *lines]) + "\n")
+    hard = [f"{text},{share.argmax()}" for text, share in zip(tiny.TEXTS, SHARES, strict=True)]
+    (place / "hard.csv").write_text("\n".join(["text,label", *hard]) + "\n")
     words = ["finetune", "--model", "model", "--train", "shares.jsonl", "--eval", "shares.jsonl",
              "--test", "hard.csv", "--output", str(tmp_path / "run"), "--max-length", "16",
              "--batch-size", "8", "--epochs", "1"]  # fmt: skip
@@ -264,3 +264,13 @@ def test_shares_train_and_classes_score(tmp_path, place, capsys, monkeypatch):
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["problem_type"] == "single_label_classification"
     assert load_examples(rows, label_column="label").task == TEXT
+    # A file without a header, whose columns are called by their numbers.
+    (place / "bare.csv").write_text("\n".join(hard) + "\n")
+    command = ["bare.csv", "--model", str(tmp_path / "run"), "--max-length", "16", "--no-header",
+               "--text-column", "1"]  # fmt: skip
+    capsys.readouterr()
+    assert main(["evaluate", *command, "--label-column", "2"]) == 0
+    assert f"{scores['hard']['loss']:.4f}" in capsys.readouterr().out
+    assert main(["predict", *command]) == 0
+    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["1"] for row in found] == list(tiny.TEXTS)
