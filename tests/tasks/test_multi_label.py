@@ -62,6 +62,8 @@ def test_the_models_labels_give_the_order_and_the_columns():
     found = load_examples(COLUMNS, **known)
     assert found.label_names == ("music", "bad", "film")
     assert found.labels[:, 1].tolist() == ONES["bad"]
+    named = load_examples(COLUMNS, label_columns=NAMES, **known)
+    np.testing.assert_array_equal(named.labels, found.labels)
     lists = load_examples(TABLE, **known)
     np.testing.assert_array_equal(lists.labels, found.labels)
 
@@ -171,13 +173,13 @@ def test_scores_by_hand():
 THRESHOLDS = {
     "between two": ([0, 0, 1, 1], [0.1, 0.2, 0.4, 0.45], 0.3),
     "0.5 where it is as good": ([0, 0, 1, 1], [0.1, 0.2, 0.7, 0.9], 0.5),
-    "nearest to 0.5": ([0, 1, 0, 1], [0.6, 0.7, 0.8, 0.9], 0.65),
+    "above 0.5": ([0, 1, 0, 1], [0.6, 0.7, 0.8, 0.9], 0.65),
+    "nearest to 0.5": ([1, 0, 0, 1], [0.45, 0.3, 0.2, 0.1], 0.375),
     "no text has it": ([0, 0, 0], [0.1, 0.6, 0.7], 0.5),
     "all have it": ([1, 1], [0.2, 0.4], 0.1),
     "all have it, and are told": ([1, 1], [0.6, 0.8], 0.5),
     "equal ones are told together": ([1, 0, 1], [0.2, 0.2, 0.3], 0.1),
     "equal to 0": ([1, 0], [0.0, 0.0], 0.0),
-    "no number between": ([0, 1], [0.3, np.nextafter(0.3, 1)], np.nextafter(0.3, 1)),
 }
 
 
@@ -186,6 +188,13 @@ def test_thresholds_by_hand(name):
     labels, probabilities, wanted = THRESHOLDS[name]
     found = best_threshold(np.array(labels, np.float32), np.array(probabilities))
     assert found == pytest.approx(wanted, rel=1e-15)
+
+
+def test_a_threshold_tells_neighbors_apart():
+    for low in (0.3, np.nextafter(0.3, 1)):  # half way is rounded to one of them
+        pair = np.array([low, np.nextafter(low, 1)])
+        found = best_threshold(np.array([0, 1], np.float32), pair)
+        assert (pair >= found).tolist() == [False, True]
 
 
 def test_no_other_threshold_is_better():
