@@ -116,7 +116,7 @@ class FindOptions(RateOptions):
     model: str = _model("directory or hub id of the pre-trained model", metavar="DIR_OR_ID")
     revision: str | None = _model("branch, tag or commit of a hub model", default=None)
     task: str | None = _model(
-        "what the model shall do; left out, the labels decide", default=None, choices=TASKS
+        "what the model shall do; left out, columns and labels decide", default=None, choices=TASKS
     )
     resize_token_embeddings: bool = _model(
         "give the model rows for the tokens that its tokenizer has beyond its vocabulary",

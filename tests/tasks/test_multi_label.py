@@ -12,7 +12,7 @@ from flax import nnx
 
 from jaxbert import Examples, InputError, Predictor, TrainConfig, Trainer, load_examples
 from jaxbert.cli import main
-from jaxbert.models import BertConfig, BertForSequenceClassification, BertModel, Compute
+from jaxbert.models import BertConfig, BertForSequenceClassification, BertModel
 from jaxbert.tasks import TASKS, losses
 from jaxbert.tasks.metrics import MULTI_LABEL, compute_scores, mean_average_precision
 from jaxbert.tasks.multi_label import best_threshold
@@ -26,11 +26,9 @@ ONES = {name: [int(name in row) for row in SETS] for name in NAMES}
 COLUMNS = {"text": list(tiny.TEXTS), **ONES}
 
 
-def network(seed=0, dtype="float32", **config):
-    shape = task_checks.SHAPE | dict(num_labels=3, id2label=NAMES) | config
-    return BertForSequenceClassification(
-        BertConfig(**shape), rngs=nnx.Rngs(seed), compute=Compute(dtype=dtype)
-    )
+def network(**config):
+    config = BertConfig(**task_checks.SHAPE, num_labels=3, id2label=NAMES, **config)
+    return BertForSequenceClassification(config, rngs=nnx.Rngs(0))
 
 
 # Reading
@@ -261,13 +259,13 @@ def programs():
 
 @pytest.fixture(scope="module")
 def make(texts, tokenizer, programs):
-    def make(output=None, resume=False, dtype="float32", **settings):
+    def make(output=None, resume=False, **settings):
         config = TrainConfig(
             epochs=6, batch_size=8, max_length=16, log_every=1, optimizer=tiny.ADAMW, seed=5,
             **settings,
         )  # fmt: skip
         return Trainer(
-            network(dtype=dtype), tokenizer, train=texts, evaluation=texts, config=config,
+            network(), tokenizer, train=texts, evaluation=texts, config=config,
             output=output, resume=resume, progress=False, programs=programs,
         )  # fmt: skip
 
@@ -325,7 +323,8 @@ def place(tmp_path_factory):
 def test_the_command_line_end_to_end(place, capsys, monkeypatch):
     monkeypatch.chdir(place)
     monkeypatch.setenv("JAXBERT_CACHE", str(place / "cache"))
-    settings = ["--max-length", "16", "--batch-size", "8", "--epochs", "1"]
+    settings = ["--max-length", "16", "--batch-size", "8", "--epochs", "1", "--param-dtype",
+                "bfloat16"]  # fmt: skip
     words = ["finetune", "--model", "model", *settings, "--output", "run"]
     named = [word for name in NAMES for word in ("--label-columns", name)]
     csv = ["--train", "train.csv", "--eval", "train.csv", *named]
