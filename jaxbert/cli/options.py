@@ -22,6 +22,7 @@ from jaxbert.settings import (
     check_choices,
     check_kinds,
     fields_of,
+    kind_of,
     modern,
     not_settings,
     part,
@@ -43,9 +44,13 @@ _run = functools.partial(setting, group="run")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Checked:
-    """Settings whose plain values are of their fields' types."""
+    """Settings whose plain values are of their fields' types; lists, as JSON has them, tuples."""
 
     def __post_init__(self) -> None:
+        for name, (_, hint) in fields_of(type(self)).items():
+            kind, value = kind_of(hint), getattr(self, name)
+            if kind is not None and kind.repeated and isinstance(value, list):
+                object.__setattr__(self, name, tuple(value))
         check_kinds(self)
         check_choices(self)
 
@@ -60,26 +65,11 @@ class Columns(_Checked):
     text_column: str | None = _data("column of the text (text)", default=None)
     text_pair_column: str | None = _data("column of the second text of a pair", default=None)
     label_column: str | None = _data("column of the label (label)", default=None)
-    label_columns: tuple[str, ...] = _data(
-        "columns of 0 and 1, one for each label that a text may have; repeatable", default=()
-    )
+    label_columns: tuple[str, ...] = _data("column of 0 and 1 of a label; repeatable", default=())
     context_column: str | None = _data("column of what a question is about (context)", default=None)
     question_column: str | None = _data("column of the question (question)", default=None)
-    choices_column: str | None = _data(
-        "column of a question's choices, lists of texts (choices)", default=None
-    )
-
-    header: bool = _data(
-        "the first line of csv and tsv files names the columns; without it they are 1, 2, ...",
-        default=True,
-    )
-
-    def __post_init__(self) -> None:
-        several = self.label_columns  # a list, as JSON has it
-        object.__setattr__(
-            self, "label_columns", tuple(several) if isinstance(several, list) else several
-        )
-        super().__post_init__()
+    choices_column: str | None = _data("column of the lists of choices (choices)", default=None)
+    header: bool = _data("csv, tsv begin with the columns' names; else 1, 2, ...", default=True)
 
     def given(self) -> dict[str, Any]:
         """Those that are not left to the task, as `load_examples` takes them."""
@@ -149,9 +139,9 @@ class FinetuneOptions(FindOptions):
     )
 
     def __post_init__(self) -> None:
-        # One file in a TOML file; a list, as JSON has it.
-        test = (self.test,) if isinstance(self.test, str) else self.test
-        object.__setattr__(self, "test", tuple(test) if isinstance(test, list) else test or ())
+        # One file in a TOML file.
+        test = (self.test,) if isinstance(self.test, str) else self.test or ()
+        object.__setattr__(self, "test", test)
         super().__post_init__()
 
     def to_json(self) -> str:
