@@ -33,14 +33,14 @@ ORDER = {
         "model head_modules heads families auto"
     ),
     "tasks": (
-        "options labels losses metrics task text_classification questions answers"
-        " answer_scores question_answering masked_lm registry"
+        "options labels label_sets losses metrics task text_classification multi_label questions"
+        " answers answer_scores question_answering multiple_choice masked_lm registry"
     ),
     "data": "squad tables sources features tokenization packing batching prefetch demo",
     "optim": "schedules layers config strategies groups optimizer rate_plan table",
     "lab": "data drift run study range_test journals statistics verdicts plots report",
     "plan": "hardware flops hlo compile search",
-    "cli": "flags options common finetune infer export rates lab plan main",
+    "cli": "flags data_options options common finetune infer export rates lab plan main",
     "training": (
         "distributed config engines step assemble predictor sentences pooling embedding"
         " run_directory lock record checkpoint interruption pace callbacks card run loop trainer"

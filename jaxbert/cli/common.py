@@ -202,15 +202,16 @@ def read_unlabelled(
     from jaxbert.data import Examples, sources, tables
 
     if source == "-":
-        lines = _lines_of_input()
         if "text_column" not in task.columns:
             raise InputError(
                 f"task {task.name} takes more than texts: give a file with the columns "
                 f"{', '.join(filter(None, task.columns.values()))}"
             )
+        lines = _lines_of_input()
         return Examples(lines, source="standard input"), [{"text": line} for line in lines]
-    table = tables.read_table(source, options.split)
-    columns = tasks.columns_of_task(task, options.columns.given())
+    given = options.columns.given()
+    table = tables.read_table(source, options.split, header=given.pop("header", True))
+    columns = tasks.columns_of_task(task, given)
     examples = task.read(table, columns, labelled=False)
     values = {str(name): sources.values_of(column) for name, column in table.columns.items()}
     rows = zip(*values.values(), strict=True)

@@ -34,13 +34,14 @@ _FOREIGN = (
     "training.optimizer",
 )
 # Columns that say what the model is to say.
-_OF_LABELS = ("columns.label_column", "columns.answers_column")
+_OF_LABELS = ("columns.label_column", "columns.label_columns", "columns.answers_column")
 _FOREIGN_TO_EMBED = (
     *_FOREIGN,
     *_OF_LABELS,
     "columns.question_column",
     "columns.context_column",
     "columns.id_column",
+    "columns.choices_column",
     "task",
     "task_options",
     "training.max_length",

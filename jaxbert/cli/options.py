@@ -14,13 +14,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from jaxbert.cli import flags
+from jaxbert.cli.data_options import Checked, Columns, Splits
 from jaxbert.errors import InputError
 from jaxbert.models.compute import Compute
 from jaxbert.optim.config import DEFAULT_STRATEGY
 from jaxbert.settings import (
     build,
-    check_choices,
-    check_kinds,
     fields_of,
     modern,
     not_settings,
@@ -42,45 +41,7 @@ _run = functools.partial(setting, group="run")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _Checked:
-    """Settings whose plain values are of their fields' types."""
-
-    def __post_init__(self) -> None:
-        check_kinds(self)
-        check_choices(self)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Columns(_Checked):
-    """Which columns of the data are read, by the names that tasks have for them.
-
-    None = as the task calls it. Each says which tasks have it: others refuse it.
-    """
-
-    text_column: str | None = _data("column of the text (text)", default=None)
-    text_pair_column: str | None = _data("column of the second text of a pair", default=None)
-    label_column: str | None = _data("column of the label (label)", default=None)
-    question_column: str | None = _data("column of the question (question)", default=None)
-    context_column: str | None = _data("column of the context (context)", default=None)
-    answers_column: str | None = _data("column of the answers (answers)", default=None)
-    id_column: str | None = _data("column of the questions' names (id, if any)", default=None)
-
-    def given(self) -> dict[str, str]:
-        """Those that are not left to the task."""
-        return {name: value for name, value in dataclasses.asdict(self).items() if value}
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Splits(_Checked):
-    """Which splits of data sets from the hub are read; files have none."""
-
-    train_split: str | None = _data("split of --train, for a hub data set", default=None)
-    eval_split: str | None = _data("split of --eval, for a hub data set", default=None)
-    test_split: str | None = _data("split of every --test, for hub data sets", default=None)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class RateOptions(_Checked):
+class RateOptions(Checked):
     """Of `jaxbert lr`: a model, and how fast what of it moves."""
 
     model: str = _model("directory, hub id, or published name of a model", metavar="DIR_OR_ID")
@@ -98,7 +59,7 @@ class FindOptions(RateOptions):
     model: str = _model("directory or hub id of the pre-trained model", metavar="DIR_OR_ID")
     revision: str | None = _model("branch, tag or commit of a hub model", default=None)
     task: str | None = _model(
-        "what the model shall do; left out, the labels decide", default=None, choices=TASKS
+        "what the model shall do; left out, columns and labels decide", default=None, choices=TASKS
     )
     resize_token_embeddings: bool = _model(
         "give the model rows for the tokens that its tokenizer has beyond its vocabulary",
@@ -131,9 +92,9 @@ class FinetuneOptions(FindOptions):
     )
 
     def __post_init__(self) -> None:
-        # One file in a TOML file; a list, as JSON has it.
-        test = (self.test,) if isinstance(self.test, str) else self.test
-        object.__setattr__(self, "test", tuple(test) if isinstance(test, list) else test or ())
+        # One file in a TOML file.
+        test = (self.test,) if isinstance(self.test, str) else self.test or ()
+        object.__setattr__(self, "test", test)
         super().__post_init__()
 
     def to_json(self) -> str:
@@ -142,7 +103,7 @@ class FinetuneOptions(FindOptions):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class InferOptions(_Checked):
+class InferOptions(Checked):
     """Of `jaxbert evaluate`, `predict` and `embed`: which model, on which columns, how computed."""
 
     model: str = _model("directory or hub id", metavar="DIR_OR_ID")
@@ -188,7 +149,7 @@ class EmbedOptions(InferOptions):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ExportOptions(_Checked):
+class ExportOptions(Checked):
     """Of `jaxbert export`."""
 
     model: str = _model("directory or hub id", metavar="DIR_OR_ID")
@@ -201,7 +162,7 @@ class ExportOptions(_Checked):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LabOptions(_Checked):
+class LabOptions(Checked):
     """Of every command of the lab: the model, the data, and what all runs share."""
 
     model: str | None = _model(
@@ -233,7 +194,7 @@ class LabOptions(_Checked):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PlanOptions(_Checked):
+class PlanOptions(Checked):
     """Of `jaxbert plan`."""
 
     model: str = _model("published name, directory, or hub id", metavar="NAME_OR_DIR")

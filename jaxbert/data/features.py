@@ -225,10 +225,13 @@ def _check_room(form: Form, tokenizer: PreTrainedTokenizerBase, max_length: int)
             f"{max_length=} leaves no room for text beside {special} special tokens: want at least "
             f"{special + 1}"
         )
-    if form.stride is not None and not 0 <= form.stride < max_length - special:
+    room = max_length - special
+    if form.pairs and form.shortened == "longest_first":  # it leaves the shorter one half of it
+        room //= 2
+    if form.stride is not None and not 0 <= form.stride < room:
         raise InputError(
-            f"stride={form.stride} must be from 0 to {max_length - special - 1}, below what "
-            f"{max_length=} leaves for text"
+            f"stride={form.stride} must be from 0 to {room - 1}, below what {max_length=} leaves "
+            f"for {'each text of a pair' if form.pairs else 'text'}"
         )
 
 
@@ -237,7 +240,9 @@ def _encode(inputs: Sequence[Any], form: Form, backend: Any, source: str) -> Tok
     lengths: list[int] = []
     example_of: list[int] = []
     truncated = 0
-    run = backend.encode_batch if form.described else backend.encode_batch_fast
+    # The fast one leaves out words and spans and, of a second text's further windows, their type.
+    slow = form.described or form.stride is not None
+    run = backend.encode_batch if slow else backend.encode_batch_fast
     for start in range(0, len(inputs), _CHUNK):
         try:
             encodings = run(inputs[start : start + _CHUNK], is_pretokenized=form.words)

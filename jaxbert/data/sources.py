@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from jaxbert.data.tables import Columns, read_table, some
+from jaxbert.data.tables import NO_HEADER, Columns, Headed, read_table, some
 from jaxbert.errors import InputError
 
 
@@ -201,9 +201,10 @@ def _check_columns(columns: Columns, wanted: Mapping[str, str], name: str) -> No
         close = difflib.get_close_matches(column.lower(), lower, 1)
         hint = f"; did you mean {lower[close[0]]!r}?" if close else ""
         parts.append(f"{column!r} ({argument}{hint})")
+    headless = isinstance(columns, Headed) and len(missing) == len(wanted)
     raise InputError(
         f"{name} has no column {' and no column '.join(parts)}; its columns are "
-        f"{some(map(repr, columns), 20)}"
+        f"{some(map(repr, columns), 20)}{NO_HEADER if headless else ''}"
     )
 
 

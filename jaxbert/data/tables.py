@@ -18,6 +18,10 @@ from jaxbert.data.squad import is_squad, squad_columns
 from jaxbert.errors import InputError
 
 Columns = Mapping[str, Any]
+# What to say where a header looks like none.
+NO_HEADER = (
+    "; if its first line is no header, --no-header (header=False) calls its columns 1, 2, ..."
+)
 
 
 class Table(NamedTuple):
@@ -32,7 +36,11 @@ class Table(NamedTuple):
     name: str
 
 
-def read_table(source: Any, split: str | None = None) -> Table:
+class Headed(dict[str, Any]):
+    """Columns that a file's first line names."""
+
+
+def read_table(source: Any, split: str | None = None, *, header: bool = True) -> Table:
     """The columns of `source`.
 
     Args:
@@ -41,6 +49,8 @@ def read_table(source: Any, split: str | None = None) -> Table:
         code is run; dicts; a dict of columns; a `pandas.DataFrame`; a `datasets.Dataset` or
         `datasets.DatasetDict`.
       split: which split of a hub data set or a `DatasetDict`; not for others.
+      header: whether the first line of a .csv or .tsv file names its columns; without it they are
+        called 1, 2, ...
 
     Raises:
       InputError: content that cannot be read; FileNotFoundError: no such file; ConnectionError: the
@@ -49,7 +59,9 @@ def read_table(source: Any, split: str | None = None) -> Table:
     if isinstance(source, Path) or (isinstance(source, str) and _is_file(source)):
         if split is not None:
             raise InputError(f"split={split!r} is for hub data sets; {source} is a file: leave out")
-        return Table(_read_file(Path(source).expanduser()), str(source))
+        return Table(_read_file(Path(source).expanduser(), header), str(source))
+    if not header:
+        raise _no_lines(source if isinstance(source, str) else "the source")
     if isinstance(source, str):
         return _read_hub(source, split)
     if isinstance(source, Mapping) and source and all(map(_is_dataset, source.values())):
@@ -111,7 +123,11 @@ def _is_file(source: str) -> bool:
     return path.exists() or looks_like_path or path.suffix.lower() in _READERS
 
 
-def _read_file(path: Path) -> Columns:
+def _no_lines(name: Any) -> InputError:
+    return InputError(f"header=False is for .csv and .tsv files: {name} has names of its own")
+
+
+def _read_file(path: Path, header: bool) -> Columns:
     known = ", ".join(_READERS)
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file; want a {known} file or a hub id")
@@ -122,7 +138,11 @@ def _read_file(path: Path) -> Columns:
         raise InputError(f"{path}: unknown extension {path.suffix!r}; want one of {known}")
     if path.stat().st_size == 0:
         raise InputError(f"{path} is empty: there must be at least one example")
-    return reader(path)
+    if header:
+        return reader(path)
+    if path.suffix.lower() not in (".csv", ".tsv"):
+        raise _no_lines(path)
+    return _read_csv(path, header=False) if reader is _read_csv else _read_tsv(path, header=False)
 
 
 def _read_hub(source: str, split: str | None) -> Table:
@@ -168,7 +188,7 @@ def _decode(path: Path) -> str:
         ) from None
 
 
-def _read_csv(path: Path, delimiter: str = ",") -> Columns:
+def _read_csv(path: Path, delimiter: str = ",", *, header: bool = True) -> Columns:
     previous = csv.field_size_limit(2**31 - 1)  # the default refuses a text of 128 KiB
     reader = csv.reader(io.StringIO(_decode(path), newline=""), delimiter=delimiter, strict=True)
     try:
@@ -180,10 +200,10 @@ def _read_csv(path: Path, delimiter: str = ",") -> Columns:
         ) from None
     finally:
         csv.field_size_limit(previous)
-    return _rows_to_columns(lines, path)
+    return _rows_to_columns(lines, path, header)
 
 
-def _read_tsv(path: Path) -> Columns:
+def _read_tsv(path: Path, *, header: bool = True) -> Columns:
     """Tab-separated text, where quotes are ordinary characters unless a CSV writer put them there.
 
     Most TSV files never quote, and a lone quote in them must not swallow the next lines; others
@@ -194,14 +214,15 @@ def _read_tsv(path: Path) -> Columns:
     # Not splitlines(): that also splits at U+2028 and form feeds, which are part of a text.
     lines = [line.removesuffix("\r") for line in _decode(path).split("\n")]
     rows = [(number, line.split("\t")) for number, line in enumerate(lines, 1) if line]
-    header = rows[0][1] if rows else []
-    if any(len(row) != len(header) for _, row in rows):
+    first = rows[0][1] if rows else []
+    if any(len(row) != len(first) for _, row in rows):
         try:
-            return _read_csv(path, "\t")
+            return _read_csv(path, "\t", header=header)
         except InputError:
-            return _rows_to_columns(rows, path)
-    always = bool(header) and all(_unquote(field, True) != field for field in header)
-    return _rows_to_columns([(n, [_unquote(f, always) for f in row]) for n, row in rows], path)
+            return _rows_to_columns(rows, path, header)
+    always = bool(first) and all(_unquote(field, True) != field for field in first)
+    whole = [(n, [_unquote(field, always) for field in row]) for n, row in rows]
+    return _rows_to_columns(whole, path, header)
 
 
 def _unquote(field: str, always: bool) -> str:
@@ -212,21 +233,29 @@ def _unquote(field: str, always: bool) -> str:
     return inner.replace('""', '"') if always or not inner or '"' in inner else field
 
 
-def _rows_to_columns(lines: Iterable[tuple[int, list[str]]], path: Path) -> Columns:
+def _rows_to_columns(lines: Iterable[tuple[int, list[str]]], path: Path, header: bool) -> Columns:
     rows = [(number, row) for number, row in lines if row]
-    if len(rows) < 2:
-        raise InputError(f"{path} holds no examples: want a header line and at least one more")
-    header = [field.strip() for field in rows[0][1]]
-    twice = sorted({name for name in header if header.count(name) > 1})
+    if len(rows) < 1 + header:
+        wanted = "a header line and at least one more" if header else "at least one line"
+        raise InputError(f"{path} holds no examples: want {wanted}")
+    first = rows[0][1]
+    names = (
+        [field.strip() for field in first] if header else [str(i + 1) for i in range(len(first))]
+    )
+    twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise InputError(f"{path}: the header has {', '.join(map(repr, twice))} twice: rename one")
+        raise InputError(
+            f"{path}: the header has {', '.join(map(repr, twice))} twice: rename one{NO_HEADER}"
+        )
     for line, row in rows:
-        if len(row) != len(header):
+        if len(row) != len(names):
+            whose = "the header" if header else "the first line"
             raise InputError(
-                f"{path}, line {line}: {len(row)} fields where the header has {len(header)}; check "
+                f"{path}, line {line}: {len(row)} fields where {whose} has {len(names)}; check "
                 "its quotes and separators"
             )
-    return dict(zip(header, zip(*(row for _, row in rows[1:]), strict=True), strict=True))
+    columns = zip(names, zip(*(row for _, row in rows[header:]), strict=True), strict=True)
+    return Headed(columns) if header else dict(columns)
 
 
 def _read_json_lines(path: Path) -> Columns:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -70,7 +70,7 @@ def _label_texts(values: list[Any], where: str) -> list[str]:
     other = [i for i, v in enumerate(values) if not isinstance(v, str | int | float | None)]
     kind = type(values[other[0]]).__name__ if other else ""
     refuse(where, f"{kind} where one label is wanted", other, "name another column")
-    texts = [_label_text(value) for value in values]
+    texts = [label_text(value) for value in values]
     missing = [i for i, text in enumerate(texts) if not text]
     refuse(where, "no label", missing, "fill or delete it, or leave the label column out")
     # What spreadsheets and pandas write where there is nothing.
@@ -81,7 +81,8 @@ def _label_texts(values: list[Any], where: str) -> list[str]:
     return texts
 
 
-def _label_text(value: str | float | None) -> str:
+def label_text(value: str | float | None) -> str:
+    """A label as text, whole numbers in their shortest form; empty where it is none."""
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return ""
     text = str(value).strip()
@@ -101,24 +102,47 @@ def _numbers(texts: list[str], where: str) -> np.ndarray:
     return np.array(values, np.float32)
 
 
-def _class_names(texts: list[str], where: str) -> tuple[str, ...]:
-    names = set(texts)
-    if len(names) == 1:
-        raise InputError(f"{where} holds one label only, {texts[0]!r}: want at least two classes")
+def number_of(text: str) -> float | None:
+    """The number that a label is; None where it is none."""
+    return float(text) if _NUMBER.fullmatch(text) else None
+
+
+def in_order(names: Iterable[str]) -> tuple[str, ...]:
+    """Different names in numeric order or, where one is no number, in that of the alphabet."""
+    names = set(names)
     if all(_NUMBER.fullmatch(name) for name in names):
         return tuple(sorted(names, key=lambda name: (float(name), name)))
     return tuple(sorted(names))
 
 
-def _class_indices(texts: list[str], names: Sequence[str], where: str) -> np.ndarray:
+def class_index(names: Sequence[str]) -> dict[str, int]:
+    """{what a label may be called: its index}."""
     index = {name: i for i, name in enumerate(names)}
     for i, name in enumerate(names):
         if name == f"LABEL_{i}":  # what Hugging Face calls classes without names
             index.setdefault(str(i), i)
+    return index
+
+
+def refuse_unknown(
+    texts: Iterable[str], index: Mapping[str, int], names: Sequence[str], where: str
+) -> None:
+    """InputError of the labels that are not in the index, if there are any."""
     unknown = dict.fromkeys(text for text in texts if text not in index)
     if unknown:
         raise InputError(
             f"{where} has labels the model does not know: {some(map(repr, unknown))}; it knows "
             f"{some(map(repr, names), 20)}"
         )
+
+
+def _class_names(texts: list[str], where: str) -> tuple[str, ...]:
+    if len(set(texts)) == 1:
+        raise InputError(f"{where} holds one label only, {texts[0]!r}: want at least two classes")
+    return in_order(texts)
+
+
+def _class_indices(texts: list[str], names: Sequence[str], where: str) -> np.ndarray:
+    index = class_index(names)
+    refuse_unknown(texts, index, names, where)
     return np.array([index[text] for text in texts], np.int32)

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Int
 from jaxbert.data.batching import IGNORED_LABEL
 from jaxbert.errors import InputError
 
+_ABSENT = -1e30
 SumAndCount = tuple[Float[Array, ""], Float[Array, ""]]
 
 
@@ -28,6 +29,37 @@ def classification(
     of_label = jnp.take_along_axis(log_p, labels[..., None], axis=-1)[..., 0]
     loss = -(1 - smoothing) * of_label - smoothing * log_p.mean(axis=-1)
     return (loss * weights).sum(), weights.sum()
+
+
+def soft_classification(
+    logits: Float[Array, "*places C"],
+    shares: Float[Array, "*places C"],
+    weights: Float[Array, "*places"],
+    *,
+    smoothing: float = 0.0,
+) -> SumAndCount:
+    """Cross-entropy of logits with a share for each class, each times its weight.
+
+    With label smoothing e the target is (1 - e) share + e/C, as PyTorch's `label_smoothing`.
+    """
+    log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
+    target = (1 - smoothing) * shares + smoothing / logits.shape[-1]
+    loss = -(target * log_p).sum(axis=-1)
+    return (loss * weights).sum(), weights.sum()
+
+
+def multi_label(
+    logits: Float[Array, "*places C"],
+    labels: Float[Array, "*places C"],
+    weights: Float[Array, "*places"],
+) -> SumAndCount:
+    """Binary cross-entropy of each logit with a 0 or 1, the mean over the labels of a text.
+
+    As PyTorch's `BCEWithLogitsLoss`, which Hugging Face takes for several labels.
+    """
+    logits = logits.astype(jnp.float32)
+    loss = -labels * jax.nn.log_sigmoid(logits) - (1 - labels) * jax.nn.log_sigmoid(-logits)
+    return (loss.mean(axis=-1) * weights).sum(), weights.sum()
 
 
 def token_classification(
@@ -75,6 +107,33 @@ def span(
     first = cross_entropy(start_logits, labels[..., 0])
     last = cross_entropy(end_logits, labels[..., 1])
     return ((first + last) / 2 * weights).sum(), weights.sum()
+
+
+def choice(
+    logits: Float[Array, "B S"],
+    labels: Int[Array, "B U"],
+    weights: Float[Array, "B S"],
+    *,
+    smoothing: float = 0.0,
+) -> SumAndCount:
+    """Cross-entropy of which segment of a unit is the right one; a unit is S / U of them in order.
+
+    Segments of weight 0 are absent and get no probability, units labelled -1 are, and do not count.
+    With label smoothing e the target is 1 - e + e/n for the right one of the n that are there.
+    """
+    shape = (*labels.shape, logits.shape[1] // labels.shape[1])
+    there = (weights > 0).reshape(shape)
+    # A finite number: of a unit without segments the softmax must not be nan, nor its gradient.
+    log_p = jax.nn.log_softmax(
+        jnp.where(there, logits.astype(jnp.float32).reshape(shape), _ABSENT), axis=-1
+    )
+    counted = labels >= 0
+    right = jnp.where(counted, labels, 0)[..., None]
+    of_label = jnp.take_along_axis(log_p, right, axis=-1)[..., 0]
+    number = jnp.maximum(there.sum(axis=-1), 1).astype(jnp.float32)
+    mean = jnp.where(there, log_p, 0).sum(axis=-1) / number
+    loss = jnp.where(counted, -(1 - smoothing) * of_label - smoothing * mean, 0)
+    return loss.sum(), counted.sum().astype(jnp.float32)
 
 
 def regression(

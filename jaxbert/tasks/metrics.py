@@ -19,12 +19,6 @@ def _accuracy(labels: np.ndarray, predictions: np.ndarray) -> float:
     return float((labels == predictions).mean())
 
 
-def _macro_f1(labels: np.ndarray, predictions: np.ndarray) -> float:
-    from sklearn.metrics import f1_score
-
-    return float(f1_score(labels, predictions, average="macro", zero_division=0))
-
-
 def _matthews(labels: np.ndarray, predictions: np.ndarray) -> float:
     from sklearn.metrics import matthews_corrcoef
 
@@ -47,11 +41,44 @@ def _spearman(labels: np.ndarray, predictions: np.ndarray) -> float:
     return _pearson(rankdata(labels), rankdata(predictions))
 
 
+def _f1(average: str) -> Callable[[np.ndarray, np.ndarray], float]:
+    def score(labels: np.ndarray, predictions: np.ndarray) -> float:
+        from sklearn.metrics import f1_score
+
+        return float(f1_score(labels, predictions, average=average, zero_division=0))
+
+    return score
+
+
+def _subset_accuracy(labels: np.ndarray, predictions: np.ndarray) -> float:
+    return float((labels == predictions).all(axis=1).mean())
+
+
+def mean_average_precision(labels: np.ndarray, scores: np.ndarray) -> float:
+    """The mean of the average precision of those labels that some text has; 0 without any.
+
+    Args:
+      labels: [N, C], 0 or 1.
+      scores: [N, C], the higher the surer.
+    """
+    from sklearn.metrics import average_precision_score
+
+    there = np.flatnonzero(labels.any(axis=0))
+    found = [average_precision_score(labels[:, c], scores[:, c]) for c in there]
+    return float(np.mean(found)) if found else 0.0
+
+
 # The first of each is the one that models are selected by.
 CLASSIFICATION: dict[str, Metric] = {
     "accuracy": Metric(_accuracy),
-    "macro_f1": Metric(_macro_f1),
+    "macro_f1": Metric(_f1("macro")),
     "matthews": Metric(_matthews),
+}
+# Of labels and guesses [N, C], 0 or 1; with them goes the mean average precision, of probabilities.
+MULTI_LABEL: dict[str, Metric] = {
+    "micro_f1": Metric(_f1("micro")),
+    "macro_f1": Metric(_f1("macro")),
+    "subset_accuracy": Metric(_subset_accuracy),
 }
 REGRESSION: dict[str, Metric] = {
     "mse": Metric(_mse, higher_is_better=False),

@@ -48,7 +48,9 @@ class TaskOptions:
         metavar="TOKENS",
     )
     class_weights: str | None = _task(
-        "how much classes count in the loss: balanced, or NAME=WEIGHT,...", default=None
+        "how much classes count in the loss: balanced, or NAME=WEIGHT,...",
+        default=None,
+        metavar="WEIGHTS",
     )
     scheme: str = _task(
         "how tags make entities: as conlleval reads them, or IOB2 to the letter",

@@ -16,6 +16,8 @@ from jaxbert.errors import InputError
 from jaxbert.models import Compute, EncoderConfig
 from jaxbert.models.auto import FAMILIES, AutoConfig, model_class
 from jaxbert.tasks.masked_lm import masked_lm
+from jaxbert.tasks.multi_label import multi_label_classification
+from jaxbert.tasks.multiple_choice import multiple_choice
 from jaxbert.tasks.options import TaskOptions
 from jaxbert.tasks.question_answering import question_answering
 from jaxbert.tasks.task import Task
@@ -26,7 +28,9 @@ from jaxbert.weights.pretrained import LoadReport, load_pretrained
 _MAKERS: tuple[Callable[[TaskOptions], Task], ...] = (
     text_classification,
     text_regression,
+    multi_label_classification,
     question_answering,
+    multiple_choice,
     masked_lm,
 )
 _DEFAULT = TaskOptions()
@@ -68,17 +72,20 @@ def load_examples(
     split: str | None = None,
     label_names: Sequence[str] | None = None,
     labelled: bool | None = None,
-    **columns: str | None,
+    header: bool = True,
+    **columns: str | Sequence[str] | None,
 ) -> Examples:
     """Reads the examples of a task from a file, a `datasets` hub id, or memory.
 
     Args:
-      source, split: as in `data.tables.read_table`.
+      source, split, header: as in `data.tables.read_table`.
       task: its name; None: the columns decide and, of texts, the labels: whole numbers and names
-        are classes, a decimal point anywhere makes them regression targets.
+        are classes, a decimal point anywhere makes them regression targets, a list is of labels
+        that a text has.
       label_names: the classes of the model at hand; labels are mapped onto them.
       labelled: whether there are labels to be read; None: of texts, if `label_column` is given.
-      columns: {argument: column}; those of the task, `Task.columns`, such as `text_column`.
+      columns: {argument: column}; those of the task, `Task.columns`, such as `text_column`;
+        `label_columns` are several, with 0 or 1 for a label each.
 
     Raises:
       InputError: content that cannot be used; FileNotFoundError: no such file; ConnectionError: the
@@ -90,18 +97,19 @@ def load_examples(
       >>> films.label_names, films.labels.tolist(), films.task
       (('no', 'yes'), [1, 0], 'text-classification')
     """
-    table = read_table(source, split)
+    table = read_table(source, split, header=header)
     given = {argument: column for argument, column in columns.items() if column is not None}
     chosen = _task_of_table(table, given) if task is None else get_task(task)
     named = chosen or TEXT_CLASSIFICATION
     wanted = columns_of_task(named, given)
     if labelled is None:
-        labelled = "label_column" not in named.columns or "label_column" in given
+        labels = {"label_column", "label_columns"}
+        labelled = "label_column" not in named.columns or bool(labels & given.keys())
     read = read_texts if chosen is None else chosen.read
     return read(table, wanted, labelled=labelled, label_names=label_names)
 
 
-def columns_of_task(task: Task, given: Mapping[str, str]) -> dict[str, str | None]:
+def columns_of_task(task: Task, given: Mapping[str, Any]) -> dict[str, Any]:
     """{argument: column} of all that the task reads, those given by their own names.
 
     Raises:
@@ -120,11 +128,11 @@ def columns_of_task(task: Task, given: Mapping[str, str]) -> dict[str, str | Non
     return {**task.columns, **given}
 
 
-def _task_of_table(table: Table, given: Mapping[str, str]) -> Task | None:
+def _task_of_table(table: Table, given: Mapping[str, Any]) -> Task | None:
     """The task that the columns are for, or the names that they are given; None for texts."""
     there = {str(column) for column in table.columns}
     for task in TASKS.values():
-        own = task.signatures and given.keys() - {"text_column", "label_column"}
+        own = task.signatures and given.keys() - {"text_column", "label_column", "label_columns"}
         if any(signature <= there for signature in task.signatures) or (
             own and own <= task.columns.keys()
         ):
@@ -215,6 +223,8 @@ def load_model(
     """
     directory = model_directory(source, revision)
     chosen = task_class(task, AutoConfig.from_pretrained(directory).model_type)
+    if examples is not None:
+        task.weigh(examples)  # what it refuses is refused before a model is loaded
     target = {} if examples is None else task.target(examples)
     return load_pretrained(chosen, directory, **target, **options)
 

@@ -96,7 +96,7 @@ def test_a_file(tmp_path):
     [
         (["a", None, "b", ""], {}, r"column 'label' has no label in data row 2, 4 \(count"),
         ([0.5, float("nan")], {}, r"has no label in data row 2 .*: fill or delete it, or leave"),
-        ([[1], [0]], {}, r"has list where one label is wanted in data row 1, 2 .* another column"),
+        ([[1], 0], {}, r"has list where one label is wanted in data row 1 .* another column"),
         (["a", "a"], {}, r"holds one label only, 'a': want at least two classes"),
         (["0.5", "n/a"], {}, r"has 'n/a' where decimals elsewhere make it a regression target"),
         (["x", "y"], {"task": REGRESSION}, r"has 'x' where decimals"),

@@ -7,7 +7,7 @@ import json
 import datasets
 import pytest
 
-from jaxbert.data import load_texts
+from jaxbert.data import load_texts, read_columns
 from jaxbert.data.tables import read_table
 from jaxbert.tasks import load_examples
 
@@ -230,3 +230,46 @@ def test_the_splits_of_a_dataset_dict():
     for other in (parts["train"], {"text": ["a"]}, [{"text": "a"}]):
         with pytest.raises(ValueError, match="split='test': the source has no splits"):
             load_texts(other, split="test")
+
+
+# Files whose first line names nothing
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("films.tsv", "good film \t1\ndull\t0\n"),
+        ("films.csv", '"good film ",1\ndull,0\n'),
+        ("one.tsv", "good film \t1\n"),
+        ("same.tsv", "1\t1\n0\t0\n"),
+    ],
+)
+def test_without_a_header_columns_are_numbers(tmp_path, name, content):
+    (tmp_path / name).write_text(content)
+    columns = read_table(tmp_path / name, header=False).columns
+    first = "1" if name == "same.tsv" else "good film "
+    assert list(columns) == ["1", "2"]
+    assert (columns["1"][0], columns["2"][0]) == (first, "1")
+    assert len(columns["1"]) == len(content.splitlines())
+
+
+def test_what_looks_like_no_header_is_told_of_the_way(tmp_path):
+    (tmp_path / "films.tsv").write_text("good film\t1\ndull\t0\n")
+    with pytest.raises(ValueError, match=r"its columns are 'good film', '1'; if its first .* 1, 2"):
+        load_texts(tmp_path / "films.tsv")
+    # Where one column is found, it is one.
+    with pytest.raises(ValueError, match=r"its columns are 'good film', '1'$"):
+        read_columns(tmp_path / "films.tsv", {"text_column": "1", "label_column": "x"})
+    (tmp_path / "same.tsv").write_text("1\t1\n0\t0\n")
+    with pytest.raises(ValueError, match="'1' twice: rename one; if its first line is no header"):
+        load_texts(tmp_path / "same.tsv")
+    for source in (tmp_path / "same.jsonl", {"text": ["good"]}, "owner/films"):
+        (tmp_path / "same.jsonl").write_text('{"text": "good"}\n')
+        with pytest.raises(ValueError, match=r"header=False is for .csv and .tsv files"):
+            read_table(source, header=False)
+    (tmp_path / "uneven.tsv").write_text("1\t1\n0\n")
+    with pytest.raises(ValueError, match="line 2: 1 fields where the first line has 2"):
+        read_table(tmp_path / "uneven.tsv", header=False)
+    (tmp_path / "blank.tsv").write_text("\n")
+    with pytest.raises(ValueError, match="holds no examples: want at least one line"):
+        read_table(tmp_path / "blank.tsv", header=False)

@@ -164,6 +164,42 @@ DATA = [
     (TUNE + "--test-split test --test dev.csv", "split='test' dev.csv"),
 ]
 
+_P, _N = "--label-columns p", "--label-columns n"
+TEXT_TASKS = [
+    (TUNE + "--train set-twice.jsonl", "set-twice.jsonl row 2 label_columns"),
+    (TUNE + "--train shares.jsonl", "shares.jsonl row 2 0.6"),
+    (TUNE + "--train sets.jsonl --task text-regression", "sets.jsonl row 1 list"),
+    (TUNE + "--train sets.jsonl --label-smoothing 0.1", "label_smoothing=0.1 multi-label"),
+    (TUNE + "--train sets.jsonl --class-weights balanced", "class_weights='balanced' multi-label"),
+    (TUNE + "--train sets.jsonl --eval sets.jsonl --metric accuracy", "'accuracy' micro_f1"),
+    (TUNE + "--task multi-label-classification", "train.csv str label_columns row 1"),
+    (TUNE + f"--train ones.csv {_P} {_N}", "ones.csv 'n' 0.5 row 2 text-classification"),
+    (TUNE + f"--train ones.csv {_P} {_N} --task text-classification", "ones.csv 0.5 row 2"),
+    (TUNE + f"--train ones.csv {_P} --label-columns x", "ones.csv 'x' 'text', 'p', 'n'"),
+    (TUNE + f"--train ones.csv {_P} {_P}", "label_columns 'p'"),
+    (TUNE + f"--train ones.csv {_P} --label-column n", "label_columns label_column='n'"),
+    (TUNE + f"{_P} --task text-regression", "label_columns text-regression"),
+    (TUNE + "--class-weights x=2", "class_weights 'x' 'n', 'p'"),
+    (TUNE + "--class-weights heavy", "class_weights='heavy' balanced NAME=WEIGHT"),
+    (TUNE + "--class-weights p=-1", "class_weights='p=-1'"),
+    (TUNE + "--stride 14", "stride=14 13 max_length=16"),
+    (TUNE + "--stride -1", "stride=-1"),
+    (TUNE + "--stride few", "--stride 'few' --help"),
+    (TUNE + "--train choices.jsonl", "choices.jsonl 'label' 2 row 2"),
+    (TUNE + "--train choice.jsonl", "choice.jsonl row 1 two choices"),
+    (TUNE + "--train choices.csv", "choices.csv row 1 str choices0"),
+    (TUNE + "--task multiple-choice", "train.csv 'question' 'context'"),
+    (TUNE + "--train choices.jsonl --text-column question", "text_column='question'"),
+    (PREDICT + "--stride 14", "stride=14 13"),
+    (PREDICT + "--label-columns x", "--label-columns --help"),
+    (EVALUATE + "--label-columns x --label-columns y", "'x' dev.csv"),
+    (TUNE + "--train bare.tsv", "bare.tsv 'good film' --no-header"),
+    (TUNE + "--train bare.tsv --no-header", "bare.tsv 'text' '1', '2'"),
+    (TUNE + "--train sets.jsonl --no-header", "sets.jsonl header=False .csv .tsv"),
+    (TUNE + "--train owner/films --no-header", "owner/films header=False"),
+    (EMBED + "--choices-column x", "--choices-column --help"),
+]
+
 DIRECTORIES = [
     (TUNE + "--output train.csv", "train.csv file"),
     (TUNE + "--output train.csv/out", "train.csv"),
@@ -358,7 +394,7 @@ LABS = [
 ]
 
 COMMANDS = [
-    *MAIN, *SETTINGS, *DATA, *DIRECTORIES, *INFER, *RATES, *LABS,
+    *MAIN, *SETTINGS, *DATA, *TEXT_TASKS, *DIRECTORIES, *INFER, *RATES, *LABS,
     *((f"predict dev.csv --max-length 16 --model {name}", words) for name, words in MODELS),
 ]  # fmt: skip
 

@@ -13,7 +13,13 @@ from tolerance import assert_close, network_terms
 from jaxbert import cpu
 from jaxbert.data import Batches, Examples, Tokenized, tokenize
 from jaxbert.errors import InputError
-from jaxbert.models import BertConfig, BertForTokenClassification, BertModel, split_model
+from jaxbert.models import (
+    BertConfig,
+    BertForMultipleChoice,
+    BertForTokenClassification,
+    BertModel,
+    split_model,
+)
 from jaxbert.tasks import TEXT_CLASSIFICATION, TEXT_REGRESSION, Predicted
 from jaxbert.tasks.text_classification import probabilities
 from jaxbert.training.embedding import embed, make_embed_step, own_max_length
@@ -170,9 +176,10 @@ def test_a_model_that_no_task_is_for(tokenizer):
         Predictor(network, tokenizer, task="text-classification", max_length=16)
     with pytest.raises(ValueError, match=r"task='ner' must be one of text-classification"):
         Predictor(network, tokenizer, task="ner", max_length=16)
-    several = tiny.model(problem_type="multi_label_classification")
-    with pytest.raises(ValueError, match=r"is for multi_label_classification, which is none of"):
-        Predictor(several, tokenizer, max_length=16)
+    config = BertConfig(**tiny.SHAPE, problem_type="regression")
+    choices = BertForMultipleChoice(config, rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match=r"is for regression, which is none of multiple-choice"):
+        Predictor(choices, tokenizer, max_length=16)
 
 
 def test_one_string_is_not_a_list_of_texts(tokenizer):
