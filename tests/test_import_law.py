@@ -32,7 +32,10 @@ ORDER = {
         "compute config outputs dropout positions visibility primitives kernels attention encoder "
         "model heads families auto"
     ),
-    "tasks": "options labels losses metrics task text_classification masked_lm registry",
+    "tasks": (
+        "options labels losses metrics task text_classification entities"
+        " masked_lm registry"
+    ),
     "data": "tables sources features tokenization packing batching prefetch demo",
     "optim": "schedules layers config strategies groups optimizer rate_plan table",
     "lab": "data drift run study range_test journals statistics verdicts plots report",
