@@ -238,7 +238,7 @@ def _read_others(options: FinetuneOptions, train: Examples) -> dict[Place, Examp
     places = [(options.eval, splits.eval_split)] if options.eval else []
     places += [(path, splits.test_split) for path in options.test]
     known: dict[str, Any] = {"label_names": train.label_names, "task": train.task}
-    known |= {"labelled": True, **options.columns.given()}
+    known |= {"options": options.task_options, "labelled": True, **options.columns.given()}
     return {
         (path, split): tasks.load_examples(path, split=split, **known)
         for path, split in dict.fromkeys(places)

@@ -96,6 +96,7 @@ def evaluate(args: argparse.Namespace) -> None:
             split=options.split,
             label_names=labels,
             labelled=True,
+            options=options.task_options,
             **options.columns.given(),
         )
         scores[source] = {"examples": len(examples), **predictor.evaluate(examples)}

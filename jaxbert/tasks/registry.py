@@ -61,6 +61,7 @@ def load_examples(
     split: str | None = None,
     label_names: Sequence[str] | None = None,
     labelled: bool | None = None,
+    options: TaskOptions | None = None,
     **columns: str | None,
 ) -> Examples:
     """Reads the examples of a task from a file, a `datasets` hub id, or memory.
@@ -70,6 +71,7 @@ def load_examples(
       task: its name; None: the columns decide and, of texts, the labels: whole numbers and names
         are classes, a decimal point anywhere makes them regression targets.
       label_names: the classes of the model at hand; labels are mapped onto them.
+      options: of the task, where its name or the columns say which; None = as they are by default.
       labelled: whether there are labels to be read; None: of texts, if `label_column` is given.
       columns: {argument: column}; those of the task, `Task.columns`, such as `text_column`.
 
@@ -86,6 +88,8 @@ def load_examples(
     table = read_table(source, split)
     given = {argument: column for argument, column in columns.items() if column is not None}
     chosen = _task_of_table(table, given) if task is None else get_task(task)
+    if chosen is not None and TASKS.get(chosen.name) is chosen:
+        chosen = get_task(chosen.name, options)
     named = chosen or TEXT_CLASSIFICATION
     foreign = [f"{name}={column!r}" for name, column in given.items() if name not in named.columns]
     if foreign:
