@@ -33,8 +33,8 @@ ORDER = {
         "model heads families auto"
     ),
     "tasks": (
-        "options labels losses metrics task text_classification entities"
-        " masked_lm registry"
+        "options labels losses metrics task text_classification entities sentences"
+        " token_classification masked_lm registry"
     ),
     "data": "tables sources features tokenization packing batching prefetch demo",
     "optim": "schedules layers config strategies groups optimizer rate_plan table",

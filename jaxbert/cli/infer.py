@@ -36,6 +36,8 @@ _FOREIGN = (
 _FOREIGN_TO_EMBED = (
     *_FOREIGN,
     "columns.label_column",
+    "columns.tokens_column",
+    "columns.tags_column",
     "task",
     "task_options",
     "training.max_length",
@@ -53,7 +55,9 @@ def add_predict_flags(parser: flags.Parser) -> None:
     """Of `jaxbert predict`."""
     parser.usage = "%(prog)s [data] --model DIR_OR_ID [flags]"
     _add_texts(parser)
-    flags.add_flags(parser, PredictOptions, without=(*_FOREIGN, "columns.label_column"))
+    flags.add_flags(
+        parser, PredictOptions, without=(*_FOREIGN, "columns.label_column", "columns.tags_column")
+    )
 
 
 def add_embed_flags(parser: flags.Parser) -> None:

@@ -60,6 +60,8 @@ class Columns(_Checked):
     text_column: str | None = _data("column of the text (text)", default=None)
     text_pair_column: str | None = _data("column of the second text of a pair", default=None)
     label_column: str | None = _data("column of the label (label)", default=None)
+    tokens_column: str | None = _data("column of a sentence's words (tokens)", default=None)
+    tags_column: str | None = _data("column of the words' tags (tags)", default=None)
 
     def given(self) -> dict[str, str]:
         """Those that are not left to the task."""

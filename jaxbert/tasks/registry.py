@@ -18,12 +18,14 @@ from jaxbert.tasks.masked_lm import masked_lm
 from jaxbert.tasks.options import TaskOptions
 from jaxbert.tasks.task import Task
 from jaxbert.tasks.text_classification import read_texts, text_classification, text_regression
+from jaxbert.tasks.token_classification import token_classification
 from jaxbert.weights.directory import model_directory, read_config
 from jaxbert.weights.pretrained import LoadReport, load_pretrained
 
 _MAKERS: tuple[Callable[[TaskOptions], Task], ...] = (
     text_classification,
     text_regression,
+    token_classification,
     masked_lm,
 )
 TASKS: dict[str, Task] = {task.name: task for task in (make(TaskOptions()) for make in _MAKERS)}

@@ -62,7 +62,8 @@ def pooled_logits(predicted: Predicted) -> np.ndarray:
     return totals / np.bincount(features)[:, None].astype(np.float32)
 
 
-def _configure_classes(config: EncoderConfig, examples: Examples) -> EncoderConfig:
+def configure_classes(config: EncoderConfig, examples: Examples) -> EncoderConfig:
+    """With the labels' names, where the model has none; InputError where it has others."""
     theirs, ours = examples.label_names, config.id2label
     if theirs is None:
         return config
@@ -134,7 +135,8 @@ def probabilities(logits: np.ndarray) -> np.ndarray:
     return shifted / shifted.sum(axis=-1, keepdims=True)
 
 
-def _class_target(examples: Examples) -> Mapping[str, Any]:
+def class_target(examples: Examples) -> Mapping[str, Any]:
+    """A head for these labels."""
     return {"labels": examples.label_names}
 
 
@@ -152,8 +154,8 @@ def text_classification(options: TaskOptions) -> Task:
         columns=COLUMNS,
         read=partial(read_texts, task=TEXT_CLASSIFICATION),
         encode=partial(_encode, options=options),
-        target=_class_target,
-        configure=_configure_classes,
+        target=class_target,
+        configure=configure_classes,
         loss=_class_loss,
         score=_score_classes,
         decode=_decode_classes,
