@@ -4,6 +4,7 @@ import dataclasses
 import io
 import json
 import logging
+from pathlib import Path
 
 import datasets
 import numpy as np
@@ -17,6 +18,7 @@ from transformers import PreTrainedTokenizerFast
 
 from jaxbert import Examples, Predictor, TrainConfig, Trainer, load_examples
 from jaxbert.cli import main
+from jaxbert.data import Demo
 from jaxbert.data.batching import IGNORED_LABEL
 from jaxbert.errors import InputError
 from jaxbert.models import BertConfig, BertForTokenClassification, BertModel, Compute
@@ -511,3 +513,25 @@ def test_mistakes_are_one_line_and_told_before_training(place, capsys, monkeypat
     *_, line = capsys.readouterr().err.splitlines()
     assert line.startswith("jaxbert: ")
     assert REFUSED[flags] in line
+
+
+@pytest.mark.parametrize(
+    ("words", "output", "epochs"),
+    [
+        (["--task", "token-classification"], "runs/demo-token-classification", 6),
+        (["--task", "token-classification", "--output", "here"], "here", 6),
+        ([], "runs/demo", 3),
+    ],
+)
+def test_the_demo_has_data_for_it(monkeypatch, tmp_path, words, output, epochs):
+    monkeypatch.chdir(tmp_path)
+    told = []
+    files = Demo(Path("m"), Path("train"), Path("dev"), Path("test"), {"other": Path("other")})
+    name = "load_tags_demo" if words else "load_demo"
+    monkeypatch.setattr(f"jaxbert.data.{name}", lambda: files)
+    monkeypatch.setattr("jaxbert.cli.finetune.finetune", lambda options, **_: told.append(options))
+    assert main(["demo", *words]) == 0
+    (options,) = told
+    assert (options.output, options.training.epochs) == (output, epochs)
+    assert options.task == ("token-classification" if words else None)
+    assert (options.model, options.test) == ("m", ("test", "other"))
