@@ -152,29 +152,38 @@ def _decode(config: EncoderConfig, predicted: Predicted, *, scheme: str) -> list
     Words that were cut off have no tag, or are outside.
     """
     names, told, examples = _tag_names(config), _told(predicted), predicted.examples
-    named = makes_entities(names[:-1])
+    named, given = makes_entities(names[:-1]), isinstance(examples, Sentences)
     rows = []
     parts = (_by_example(values, told.starts) for values in (told.tags, told.probabilities))
     spans = _spans(predicted, told.starts)
     for text, places, tags, chances in zip(examples.texts, spans, *parts, strict=True):
-        spoken = [names[tag] for tag in tags]
-        said: dict[str, Any] = {"words": [text[a:b] for a, b in places]}
-        said["tags"] = [tag or None for tag in spoken]
+        words = [
+            _Word(start, end, names[tag], chance)
+            for (start, end), tag, chance in zip(places, tags, chances, strict=True)
+            if given or start < end  # of a text, some tokenizers make a word of spaces
+        ]
+        said: dict[str, Any] = {"words": [text[word.start : word.end] for word in words]}
+        said["tags"] = [word.tag or None for word in words]
         if named:
-            said["entities"] = [
-                _entity(kind, text, places[start:end], chances[start:end])
-                for kind, start, end in entities_of(spoken, scheme)
-            ]
+            found = entities_of([word.tag for word in words], scheme)
+            said["entities"] = [_entity(kind, text, words[a:b]) for kind, a, b in found]
         rows.append(said)
     return rows
 
 
-def _entity(
-    kind: str, text: str, places: Sequence[tuple[int, int]], chances: Sequence[float]
-) -> dict[str, Any]:
+class _Word(NamedTuple):
+    """start, end: its characters in the text."""
+
+    start: int
+    end: int
+    tag: str
+    probability: float
+
+
+def _entity(kind: str, text: str, words: Sequence[_Word]) -> dict[str, Any]:
     """score: the mean probability of its words' tags."""
-    start, end = places[0][0], places[-1][1]
-    score = sum(chances) / len(chances)
+    start, end = words[0].start, words[-1].end
+    score = sum(word.probability for word in words) / len(words)
     return {"type": kind, "text": text[start:end], "start": start, "end": end, "score": score}
 
 

@@ -185,14 +185,14 @@ def test_the_first_token_has_the_label(tokenizer):
     assert places_of(encoded, found.starts).tolist() == [1, 2, -1, 5, 10]
 
 
-def byte_level(add_prefix_space=False):
+def byte_level(add_prefix_space=False, trim=True):
     """Every byte is a token, as in a byte-level BPE without merges."""
     letters = ["<s>", "</s>", "<unk>", *sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())]
     vocabulary = {letter: i for i, letter in enumerate(letters)}
     backend = tokenizers.Tokenizer(tokenizers.models.BPE(vocabulary, [], unk_token="<unk>"))
     backend.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=add_prefix_space)
     backend.post_processor = tokenizers.processors.RobertaProcessing(
-        ("</s>", 1), ("<s>", 0), trim_offsets=True, add_prefix_space=add_prefix_space
+        ("</s>", 1), ("<s>", 0), trim_offsets=trim, add_prefix_space=add_prefix_space
     )
     return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>")
 
@@ -249,6 +249,17 @@ def test_windows_tell_every_word_once_where_most_is_around_it(tokenizer, max_len
     assert got == [place for row in wanted for place in row]
     assert (encoded.labels != IGNORED_LABEL).sum() == len(found.labels)
     assert encoded.labels[places].tolist() == found.labels.tolist()
+
+
+def test_windows_from_the_end_do_not_tell_a_word_by_its_rest(tokenizer, monkeypatch):
+    monkeypatch.setattr(tokenizer, "truncation_side", "left")
+    words = ["film", "a-b-c", "good-bad", "film", "a-b-c", "film", "a-b-c", "a-b-c"]
+    found = read(tokens=[words], tags=[["O", "B-x"] * 4])
+    task = get_task("token-classification", TaskOptions(stride=0))
+    for length in (5, 6, 7, 8):
+        encoded = task.encode(found, tokenizer, length)
+        told = [tiny.WORDS[i] for i in encoded.input_ids[places_of(encoded, found.starts)]]
+        assert told == ["film", "a", "good", "film", "a", "film", "a", "a"]
 
 
 # Scores and predictions
@@ -320,7 +331,7 @@ def test_tags_that_make_no_entities_are_classes(tokenizer):
 
 
 def test_entities_of_words_have_their_place_in_the_joined_text(tokenizer):
-    words = [["a", "very", "\x07", "film"], [], ["very", "weak", "good-bad"]]
+    words = [["a", "very", "\x07", "film"], [], ["very", "weak", "good-bad", ""]]
     examples = load_examples({"tokens": words}, task="token-classification", labelled=False)
     rows = TASK.decode(*predicted(TASK, examples, tokenizer, SAID))
     assert [row["words"] for row in rows] == words
@@ -348,17 +359,18 @@ def test_texts_are_told_in_the_tokenizers_words(tokenizer, stride, max_length):
     assert second == {"words": [], "tags": [], "entities": []}
 
 
-def test_texts_of_byte_level_tokenizers():
-    """Words without the spaces that such tokenizers count to them."""
-    tokenizer = byte_level()
+@pytest.mark.parametrize("trim", [False, True])
+def test_texts_of_byte_level_tokenizers(trim):
+    """Words without the spaces that such tokenizers count to them, or make words of."""
     examples = Examples(("In  naïve York.",))
-    encoded = TASK.encode(examples, tokenizer, 32)
+    encoded = TASK.encode(examples, byte_level(trim=trim), 32)
     rows = [np.zeros(len(encoded.input_ids), np.int32)]
     results = {"tags": rows, "probabilities": [rows[0].astype(np.float32)]}
     config = BertConfig(**task_checks.SHAPE, num_labels=2, id2label=("B-x", "O"))
     (row,) = TASK.decode(config, Predicted(examples, encoded, results))
-    assert [word for word in row["words"] if word] == ["In", "naïve", "York", "."]
-    assert [e["text"] for e in row["entities"] if e["text"]] == ["In", "naïve", "York", "."]
+    assert row["words"] == ["In", "naïve", "York", "."]
+    places = [(e["text"], e["start"], e["end"]) for e in row["entities"]]
+    assert places == [("In", 0, 2), ("naïve", 4, 9), ("York", 10, 14), (".", 14, 15)]
 
 
 # Training
