@@ -33,8 +33,9 @@ ORDER = {
         "model head_modules heads families auto"
     ),
     "tasks": (
-        "options labels label_sets losses metrics task text_classification multi_label questions"
-        " answers answer_scores question_answering multiple_choice masked_lm registry"
+        "options labels label_sets losses metrics task text_classification multi_label entities"
+        " sentences token_classification questions answers answer_scores question_answering"
+        " multiple_choice masked_lm registry"
     ),
     "data": "squad tables sources features tokenization packing batching prefetch demo",
     "optim": "schedules layers config strategies groups optimizer rate_plan table",

@@ -186,6 +186,7 @@ def read_training_examples(options: FindOptions) -> Examples:
         options.train,
         split=options.splits.train_split,
         task=options.task,
+        options=options.task_options,
         labelled=True,
         **options.columns.given(),
     )

@@ -40,6 +40,8 @@ class Columns(Checked):
     answers_column: str | None = _data("column of the answers (answers)", default=None)
     id_column: str | None = _data("column of the questions' names (id, if any)", default=None)
     choices_column: str | None = _data("column of the lists of choices (choices)", default=None)
+    tokens_column: str | None = _data("column of a sentence's words (tokens)", default=None)
+    tags_column: str | None = _data("column of the words' tags (tags)", default=None)
     header: bool = _data("csv, tsv begin with the columns' names; else 1, 2, ...", default=True)
 
     def given(self) -> dict[str, Any]:

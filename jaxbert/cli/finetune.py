@@ -14,6 +14,7 @@ from jaxbert.atomic import write_text
 from jaxbert.cli import common, flags
 from jaxbert.cli.options import FinetuneOptions, resolve
 from jaxbert.errors import InputError
+from jaxbert.tasks.options import TEXT_CLASSIFICATION, TOKEN_CLASSIFICATION
 from jaxbert.training.config import SETTINGS
 
 if TYPE_CHECKING:
@@ -64,15 +65,28 @@ def add_set_flag(parser: flags.Parser) -> None:
     )
 
 
+# What of the settings is not the default. The tweets are few, and most of their words are
+# of no name: it takes more epochs and faster ones until the first is told.
+_DEMOS: dict[str, dict[str, Any]] = {
+    TEXT_CLASSIFICATION: {},
+    TOKEN_CLASSIFICATION: {"training.epochs": 6, "training.optimizer.learning_rate": 3e-4},
+}
+
+
 def add_demo_flags(parser: flags.Parser) -> None:
     """Of `jaxbert demo`."""
     flags.add_flags(parser, FinetuneOptions, only=("compute.dtype", "training.seed"))
+    parser.section("model").add_argument(
+        "--task",
+        choices=[*_DEMOS],
+        default=TEXT_CLASSIFICATION,
+        help="which data: film reviews, or tweets with names in them (default: %(default)s)",
+    )
     run_flags = parser.section("run")
     run_flags.add_argument(
         "--output",
         metavar="DIR",
-        default="runs/demo",
-        help="directory for the run (default: %(default)s)",
+        help="directory for the run (default: runs/demo, or runs/demo-TASK for another task)",
     )
     run_flags.add_argument("--overwrite", action="store_true", help="train again")
 
@@ -103,10 +117,11 @@ def run(args: argparse.Namespace) -> None:
 
 def demo(args: argparse.Namespace) -> None:
     """`jaxbert demo`."""
-    from jaxbert.data import load_demo
+    from jaxbert.data import load_demo, load_tags_demo
     from jaxbert.training.run_directory import RUN, place_of, read_run
 
-    output = Path(args.output)
+    tags = args.task == TOKEN_CLASSIFICATION
+    output = Path(args.output or (f"runs/demo-{args.task}" if tags else "runs/demo"))
     place = place_of(output)
     stopped = (place / RUN).is_file() and not args.overwrite
     if stopped:
@@ -115,9 +130,12 @@ def demo(args: argparse.Namespace) -> None:
             print("this run is finished already; --overwrite trains again", file=sys.stderr)
             _print_results(finished, output)
             return
-    files = load_demo()
+    files = load_tags_demo() if tags else load_demo()
     settings = {
         **vars(args),
+        **_DEMOS[args.task],
+        "task": args.task if tags else None,
+        "output": str(output),
         "model": str(files.model),
         "train": str(files.train),
         "eval": str(files.dev),
@@ -245,7 +263,7 @@ def _read_others(options: FinetuneOptions, train: Examples) -> dict[Place, Examp
     places = [(options.eval, splits.eval_split)] if options.eval else []
     places += [(path, splits.test_split) for path in options.test]
     known: dict[str, Any] = {"label_names": train.label_names, "task": train.task}
-    known |= {"labelled": True, **options.columns.given()}
+    known |= {"options": options.task_options, "labelled": True, **options.columns.given()}
     return {
         (path, split): tasks.load_examples(path, split=split, **known)
         for path, split in dict.fromkeys(places)

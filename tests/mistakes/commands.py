@@ -199,6 +199,30 @@ TEXT_TASKS = [
     (TUNE + "--train owner/films --no-header", "owner/films header=False"),
     (EMBED + "--choices-column x", "--choices-column --help"),
 ]
+TOKENS = "--task token-classification "
+SENTENCES = [
+    (TUNE + "--train nowhere.conll", "nowhere.conll"),
+    (TUNE + "--train empty.conll", "empty.conll empty"),
+    (TUNE + "--train blank.conll", "blank.conll sentences"),
+    (TUNE + "--train torn.conll", "torn.conll line 2"),
+    (TUNE + "--train one-tag.conll", "one-tag.conll 'O'"),
+    (TUNE + TOKENS + "--train tokens.conll", "tokens.conll 'tags' tags_column"),
+    (TUNE + "--train bioes.conll --scheme strict", "bioes.conll 'strict' 'S-film' 'conll'"),
+    (TUNE + "--train fewer-tags.jsonl", "fewer-tags.jsonl row 1"),
+    (TUNE + "--train no-tag.jsonl", "no-tag.jsonl row 1"),
+    (TUNE + "--train words.jsonl", "words.jsonl row 1 str"),
+    (TUNE + TOKENS, "train.csv 'tokens' tokens_column"),
+    (TUNE + "--train tags.conll --label-column x", "token-classification label_column='x'"),
+    (TUNE + "--train tags.conll --text-pair-column x", "text_pair_column='x' tokens_column"),
+    (TUNE + "--train tags.conll --tags-column x", "tags.conll 'x' tags_column"),
+    (TUNE + "--train tags.conll --metric beauty --eval tags.conll", "metric='beauty' precision"),
+    (TUNE + "--train tags.conll --eval bioes.conll", "bioes.conll 'S-film'"),
+    (TUNE + "--train tags.conll --stride 15", "stride=15 13"),
+    (TUNE + "--train tags.conll --n-best 3", "n_best=3 question-answering"),
+    (TUNE + "--scheme strict", "scheme='strict' token-classification"),
+    (PREDICT + "--tags-column x", "--tags-column --help"),
+    (PREDICT + "--tokens-column x", "'x' dev.csv"),
+]
 
 DIRECTORIES = [
     (TUNE + "--output train.csv", "train.csv file"),
@@ -394,7 +418,7 @@ LABS = [
 ]
 
 COMMANDS = [
-    *MAIN, *SETTINGS, *DATA, *TEXT_TASKS, *DIRECTORIES, *INFER, *RATES, *LABS,
+    *MAIN, *SETTINGS, *DATA, *TEXT_TASKS, *SENTENCES, *DIRECTORIES, *INFER, *RATES, *LABS,
     *((f"predict dev.csv --max-length 16 --model {name}", words) for name, words in MODELS),
 ]  # fmt: skip
 
