@@ -29,7 +29,8 @@ ORDER = {
         " tensorflow"
     ),
     "models": (
-        "compute config outputs dropout positions visibility primitives kernels attention encoder "
+        "compute config_checks config outputs dropout positions visibility primitives kernels"
+        " attention encoder "
         "model head_modules heads families auto"
     ),
     "tasks": (

@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, NamedTuple, Self
 
 from jaxbert.errors import InputError
-from jaxbert.settings import check_kinds, is_count, is_number
-
-ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu", "swish", "tanh")
-NORMS = ("post", "pre")
-FEED_FORWARDS = ("dense", "gated")
-# Hugging Face's words for what a classifier is for. Which of them can be trained is the tasks' to
-# say; a checkpoint marked with any of them has an encoder that can be read.
-PROBLEM_TYPES = (
-    None,
-    "single_label_classification",
-    "multi_label_classification",
-    "regression",
+from jaxbert.models.config_checks import (
+    COMPUTED_WITH,
+    choice_problems,
+    labels_from_hf,
+    size_problems,
+    thresholds_from_hf,
 )
+from jaxbert.settings import check_kinds
 
 # Options of a Hugging Face config.json that change what any encoder computes, with the values under
 # which it is what is implemented here. Any other value is refused by name.
@@ -153,7 +147,7 @@ class EncoderConfig:
     special_token_ids: tuple[tuple[str, int], ...] = ()
 
     def __post_init__(self) -> None:
-        problems = [*_size_problems(self), *_choice_problems(self)]
+        problems = [*size_problems(self), *choice_problems(self)]
         if problems:
             raise InputError(f"{type(self).__name__}: " + "; ".join(problems))
         try:
@@ -284,7 +278,7 @@ class EncoderConfig:
         """
         odd = [
             f"{key}={hf[key]!r} (want {word})"
-            for key, (can_be, word) in {**_COMPUTED_WITH, **cls.computed_with}.items()
+            for key, (can_be, word) in {**COMPUTED_WITH, **cls.computed_with}.items()
             if key in hf and not can_be(hf[key])
         ]
         if odd:
@@ -311,8 +305,8 @@ class EncoderConfig:
         said = {field: hf[key] for field, key in theirs.items() if key in hf}
         return cls(
             **said,
-            **_labels_from_hf(hf),
-            thresholds=_thresholds_from_hf(hf),
+            **labels_from_hf(hf),
+            thresholds=thresholds_from_hf(hf),
             special_token_ids=special,
         )
 
@@ -336,93 +330,3 @@ def _fields(cls: type[EncoderConfig]) -> list[dataclasses.Field[Any]]:
     """Those that stand in config.json as they are; labels have a form of their own there."""
     elsewhere = {"id2label", "num_labels", "thresholds", "special_token_ids", *cls.fixed}
     return [f for f in dataclasses.fields(cls) if f.name not in elsewhere]
-
-
-def _labels_from_hf(hf: Mapping[str, Any]) -> dict[str, Any]:
-    """`num_labels` and `id2label`; names that Hugging Face made up (LABEL_0 ...) are no names."""
-    id2label = hf.get("id2label")
-    if not id2label:
-        return {"num_labels": hf["num_labels"]} if "num_labels" in hf else {}
-    try:
-        by_index = {int(index): str(label) for index, label in id2label.items()}
-    except (AttributeError, TypeError, ValueError):  # no mapping, or of something else
-        by_index = {}
-    if not by_index or sorted(by_index) != list(range(len(id2label))):
-        raise InputError(
-            f'config.json: id2label must number its labels from 0, as in {{"0": "no"}}, got '
-            f"{id2label!r}: mend it there"
-        )
-    labels = tuple(by_index[i] for i in range(len(by_index)))
-    generic = labels == tuple(f"LABEL_{i}" for i in range(len(labels)))
-    return {"num_labels": len(labels), "id2label": None if generic else labels}
-
-
-def _thresholds_from_hf(hf: Mapping[str, Any]) -> tuple[tuple[str, float], ...]:
-    params = hf.get("task_specific_params")
-    found = params.get("thresholds", {}) if isinstance(params, Mapping) else {}
-    if not (isinstance(found, Mapping) and all(map(is_number, found.values()))):
-        raise InputError(f"config.json: thresholds must be numbers by name, got {found!r}")
-    return tuple((str(name), float(value)) for name, value in found.items())
-
-
-COUNT = (is_count, "a whole number of at least 1")
-_COMPUTED_WITH = dict.fromkeys(("hidden_size", "num_hidden_layers", "num_attention_heads"), COUNT)
-
-# field: the least that it can be, in a family that has it
-_SIZES = {
-    "vocab_size": 1,
-    "hidden_size": 1,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 1,
-    "intermediate_size": 1,
-    "max_position_embeddings": 1,
-    "type_vocab_size": 0,
-    "embedding_size": 1,
-    "num_hidden_groups": 1,
-    "num_labels": 1,
-}
-
-
-def _size_problems(config: EncoderConfig) -> list[str]:
-    problems = [
-        f"{name} must be a whole number of at least {least}, got {value!r}"
-        for name, least in _SIZES.items()
-        if not is_count(value := getattr(config, name, least), least)
-    ]
-    if not problems and config.hidden_size % config.num_attention_heads:
-        problems.append(
-            f"hidden_size={config.hidden_size} must be a multiple of "
-            f"num_attention_heads={config.num_attention_heads}"
-        )
-    if config.id2label is not None and len(config.id2label) != config.num_labels:
-        problems.append(f"id2label has {len(config.id2label)} names for {config.num_labels=}")
-    pad = config.pad_token_id
-    if not problems and pad is not None and pad not in range(config.vocab_size):
-        problems.append(f"pad_token_id must be a token of the vocabulary, got {pad!r}")
-    # A prediction says one probability for each name.
-    equal = sorted(name for name, n in Counter(config.id2label or ()).items() if n > 1)
-    if equal:
-        problems.append(f"id2label must have different names, got {', '.join(equal)} twice or more")
-    return problems
-
-
-def _choice_problems(config: EncoderConfig) -> list[str]:
-    problems = [
-        f"{name} must be in [0, 1), got {rate!r}"
-        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout")
-        if (rate := getattr(config, name)) is not None and not (is_number(rate) and 0 <= rate < 1)
-    ]
-    choices = {
-        "hidden_act": ACTIVATIONS,
-        "problem_type": PROBLEM_TYPES,
-        "norm": NORMS,
-        "feed_forward": FEED_FORWARDS,
-    }
-    for name, allowed in choices.items():
-        if (value := getattr(config, name)) not in allowed:
-            problems.append(f"{name}={value!r} is not one of {', '.join(map(str, allowed))}")
-    if not (is_number(config.layer_norm_eps) and config.layer_norm_eps > 0):
-        problems.append(f"layer_norm_eps must be positive, got {config.layer_norm_eps!r}")
-    if not (is_number(config.initializer_range) and config.initializer_range >= 0):
-        problems.append(f"initializer_range must be 0 or more, got {config.initializer_range!r}")
-    return problems

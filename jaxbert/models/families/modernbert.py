@@ -16,7 +16,8 @@ from jaxtyping import Array, Float
 
 from jaxbert.errors import InputError
 from jaxbert.models import heads, model
-from jaxbert.models.config import COUNT, DropoutRates, EncoderConfig, Spread
+from jaxbert.models.config import DropoutRates, EncoderConfig, Spread
+from jaxbert.models.config_checks import COUNT
 from jaxbert.models.encoder import segment_means
 from jaxbert.models.head_modules import DenseHead
 from jaxbert.models.outputs import ClassifierOutput, EncoderOutput
