@@ -221,7 +221,7 @@ SENTENCES = [
     (TUNE + "--train tags.conll --n-best 3", "n_best=3 question-answering"),
     (TUNE + "--scheme strict", "scheme='strict' token-classification"),
     (PREDICT + "--tags-column x", "--tags-column --help"),
-    (PREDICT + "--tokens-column x", "'x' dev.csv"),
+    (PREDICT + "--tokens-column x", "tokens_column='x'"),
 ]
 
 DIRECTORIES = [
@@ -331,7 +331,7 @@ INFER = [
     (EMBED + "--output out.txt", "out.txt .npy"),
     (EMBED + "--output nowhere/out.npy", "nowhere"),
     (EMBED + "--output folder", "folder"),
-    (EMBED + "--pooling max", "pooling='max' mean"),
+    (EMBED + "--pooling most", "pooling='most' mean"),
     (EMBED + "--max-length 2", "max_length=2"),
     (EMBED + "--max-length 99", "max_length=99 16"),
     ("embed dev.csv --output out.npy --model sentences-torn", "sentence_bert_config.json"),

@@ -52,7 +52,7 @@ CALLS = {
     "a dict": (predict({"text": "good"}), "dict list"),
     "embed a text": (vectors("good"), "'good' list"),
     "embed nothing": (vectors([]), "no texts"),
-    "pooling": (vectors(["good"], pooling="max"), "pooling='max' mean"),
+    "pooling": (vectors(["good"], pooling="most"), "pooling='most' mean"),
     "length": (vectors(["good"], max_length=99), "max_length=99 16"),
     "short": (vectors(["good"], max_length=2), "max_length=2"),
     "batch": (vectors(["good"], batch_size=0), "batch_size=0"),
