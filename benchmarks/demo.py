@@ -1,4 +1,4 @@
-"""Keeps the numbers of a finished demo run in benchmarks/results/demo.jsonl.
+"""Keeps the numbers of a finished demo run in benchmarks/results: demo.jsonl, or demo_tags.jsonl.
 
 jaxbert demo --output runs/demo
 python -m benchmarks.demo runs/demo
@@ -13,20 +13,34 @@ from typing import Any
 
 from benchmarks.results import append_result, environment
 
+# task: (file, scores that are kept)
+KEPT = {
+    "text-classification": ("demo", ("accuracy",)),
+    "token-classification": ("demo_tags", ("f1", "precision", "recall", "accuracy")),
+}
+
 
 def summary(directory: Path) -> dict[str, Any]:
     """What run.json says of the run, in the form that the PyTorch side has too."""
     run = json.loads((directory / "run.json").read_text(encoding="utf-8"))
     if run["status"] != "finished" or "scores" not in run:
         raise SystemExit(f"{directory}: the run is {run['status']}; finish it first")
+    task = run["task"]
+    other = "" if task == "text-classification" else f" --task {task}"
+    told = f"--dtype {run['compute']['dtype']} --seed {run['config']['seed']}"
+    kept = {
+        metric: {name: scores[metric] for name, scores in run["scores"].items()}
+        for metric in KEPT[task][1]
+    }
     return {
         "side": "jaxbert",
-        "command": f"jaxbert demo --dtype {run['compute']['dtype']} --seed {run['config']['seed']}",
+        "task": task,
+        "command": f"jaxbert demo{other} {told}",
         "seed": run["config"]["seed"],
         "dtype": run["compute"]["dtype"],
         "strategy": run["strategy"],
         "hyper_parameters": run["config"],
-        "accuracy": {name: scores["accuracy"] for name, scores in run["scores"].items()},
+        **kept,
         "best_step": run["best"]["step"],
         "seconds": run["seconds"],
         "compilation_seconds": run["compilation"]["seconds"],
@@ -41,7 +55,8 @@ def main() -> None:
     """Appends one line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("run", type=Path, help="directory of a finished demo run")
-    append_result("demo", summary(parser.parse_args().run))
+    found = summary(parser.parse_args().run)
+    append_result(KEPT[found["task"]][0], found)
 
 
 if __name__ == "__main__":

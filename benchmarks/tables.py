@@ -54,7 +54,19 @@ def demo() -> str:
         "`make demo ARGS='--seed 1 --dtype bfloat16 --output runs/demo'` or the like, then "
         "`python -m benchmarks.demo runs/demo`; `python -m benchmarks.torch_finetune runs/demo`. "
         "Training with its compilation and "
-        f"evaluations took {'; '.join(times)}, on {'; '.join(machines)}."
+        f"evaluations took {'; '.join(times)}, on {'; '.join(machines)}.{_demo_of_tags()}"
+    )
+
+
+def _demo_of_tags() -> str:
+    """The same model on tweets with names, as last run."""
+    runs = [*{r["seed"]: r for r in read_results("demo_tags")}.values()]
+    if not runs:
+        return ""
+    f1 = ", ".join(f"{_percent([r['f1'][name] for r in runs])} on {name}" for name in runs[0]["f1"])
+    return (
+        f"\n\nNames in tweets (Ritter et al. 2011, ten types, 1,931 tweets to learn from), with "
+        f"`jaxbert demo --task token-classification`, seeds {_seeds(runs)}: entity F1, %, {f1}."
     )
 
 

@@ -1,0 +1,112 @@
+"""Is jaxbert level with Hugging Face's `Trainer` in PyTorch: scores and seconds of whole runs.
+
+    python -m benchmarks.level --data DIR                      # every task, three seeds, all rows
+    python -m benchmarks.level --data DIR --only sst2 cola --seeds 5 --examples 1000
+
+Both sides start from the same files and the same weights, with the same hyper-parameters: AdamW,
+linear schedule with a tenth of warm-up, batches of 32, one rate for all layers. A side is a process
+of its own, timed from its start to its end: reading, tokenizing, compiling, training, scoring the
+test rows and saving. They take turns. jaxbert keeps its compiled programs between runs, as its
+commands do; the first run of a task has none, and is marked cold.
+
+Writes a line a run to benchmarks/results/level.jsonl.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.level_data import LEVELS, Level, prepare
+from benchmarks.results import append_result, environment
+
+SIDES = ("jaxbert", "torch")
+
+
+def main() -> None:
+    """Runs what is asked for, and prints each run."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True, help="directory of the published files")
+    parser.add_argument("--model", help="directory of the model; left out, the demo's")
+    parser.add_argument("--only", nargs="*", default=list(LEVELS), choices=list(LEVELS))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--examples", type=int, help="training rows; left out, all")
+    parser.add_argument("--sides", nargs="*", default=list(SIDES), choices=SIDES)
+    parser.add_argument(
+        "--busy", action="store_true", help="other work shares the machine: keep no seconds"
+    )
+    args = parser.parse_args()
+    from jaxbert.data import load_demo
+
+    model = args.model or str(load_demo().model)
+    with tempfile.TemporaryDirectory() as folder:
+        programs = Path(folder) / "cache"
+        for name in args.only:
+            files = prepare(name, args.data, Path(folder) / name, args.examples)
+            for seed in range(args.first_seed, args.first_seed + args.seeds):
+                for side in args.sides:
+                    cold = seed == args.first_seed
+                    run = _jaxbert if side == "jaxbert" else _torch
+                    start = time.perf_counter()
+                    scores = run(LEVELS[name], files, model, seed, Path(folder), programs)
+                    row = {
+                        "level": name, "side": side, "seed": seed, "cold": cold, "scores": scores,
+                        "seconds": None if args.busy else round(time.perf_counter() - start, 2),
+                        "model": Path(model).name, "rows": files["rows"],
+                        "sha256": files["sha256"], "task": LEVELS[name].task, **environment(),
+                    }  # fmt: skip
+                    append_result("level", row)
+                    score = scores[LEVELS[name].metric]
+                    print(
+                        f"{name:16} {side:8} seed {seed} {score:8.4f} {row['seconds']} s",
+                        flush=True,
+                    )
+
+
+def _jaxbert(
+    level: Level, files: dict[str, Any], model: str, seed: int, folder: Path, programs: Path
+) -> dict[str, float]:
+    output = folder / "run"
+    command = [
+        sys.executable, "-m", "jaxbert", "finetune", "--task", level.task, "--model", model,
+        "--train", files["train"], "--test", files["test"], "--output", str(output), "--overwrite",
+        "--strategy", "uniform", "--learning-rate", str(level.learning_rate), "--seed", str(seed),
+        "--epochs", str(level.epochs), "--max-length", str(level.max_length), *level.flags,
+    ]  # fmt: skip
+    _call(command, {"JAXBERT_CACHE": str(programs)})
+    run = json.loads((output / "run.json").read_text(encoding="utf-8"))
+    return run["scores"]["test"]
+
+
+def _torch(
+    level: Level, files: dict[str, Any], model: str, seed: int, folder: Path, programs: Path
+) -> dict[str, float]:
+    del folder, programs
+    command = [
+        sys.executable, "-m", "benchmarks.level_torch", "--task", level.task, "--model", model,
+        "--train", files["train"], "--test", files["test"], "--seed", str(seed), "--epochs",
+        str(level.epochs), "--learning-rate", str(level.learning_rate), "--max-length",
+        str(level.max_length),
+    ]  # fmt: skip
+    return json.loads(_call(command, {}).splitlines()[-1])
+
+
+def _call(command: list[str], environment: dict[str, str]) -> str:
+    done = subprocess.run(
+        command, capture_output=True, text=True, env={**os.environ, **environment}, check=False
+    )
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)}\n{done.stderr[-2000:]}")
+    return done.stdout
+
+
+if __name__ == "__main__":
+    main()
