@@ -8,7 +8,7 @@ Reference: sentence-transformers 6.2, `base/modules` and `sentence_transformer/m
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -149,9 +149,8 @@ def _after(kind: str, place: Path) -> Callable[[np.ndarray], np.ndarray]:
 
 def _module(path: Path, row: Any) -> tuple[str, Path]:
     """(the last word of the class's name, where its files are)."""
-    if not (
-        isinstance(row, Mapping) and all(isinstance(row.get(n), str) for n in ("type", "path"))
-    ):
+    found = [row.get(name) for name in ("type", "path")] if isinstance(row, Mapping) else []
+    if not found or not all(isinstance(value, str) and value.isprintable() for value in found):
         raise InputError(f"{path}: {row!r} must have type and path, as texts")
     place = (path.parent / row["path"]).resolve()
     if not place.is_relative_to(path.parent.resolve()):
@@ -170,7 +169,8 @@ def _poolings(place: Path, config: Mapping[str, Any]) -> tuple[str, ...]:
         old = [mode for name, mode in _OLD_POOLINGS.items() if config.get(name) is True]
         modes = old or ["mean"]
     modes = [modes] if isinstance(modes, str) else modes
-    if not isinstance(modes, Sequence) or not modes or any(m not in _POOLINGS for m in modes):
+    listed = modes if isinstance(modes, list | tuple) else []
+    if not listed or not all(isinstance(mode, str) and mode in _POOLINGS for mode in listed):
         raise InputError(f"{place}: pooling_mode={modes!r} must be of {', '.join(_POOLINGS)}")
     return tuple(_POOLINGS[mode] for mode in modes)
 

@@ -24,6 +24,7 @@ from jaxbert.training.checkpoint import Checkpoints
 from jaxbert.training.embedding import own_max_length
 from jaxbert.training.lock import held
 from jaxbert.training.record import Record
+from jaxbert.training.sentences import read_form
 from jaxbert.training.step import TrainState
 from tests.fuzz.cases import Target
 from tests.fuzz.mutation import mutated_json, mutated_json_lines, mutated_text
@@ -116,6 +117,34 @@ def parquet(directory):
 
 def read_examples(path):
     load_examples(path, label_column="label")
+
+
+CONLL = "-DOCSTART- O\n\n" + "\n".join(f"{w}\tB-film\n{w} I-film\n" for w in tiny.WORDS[5:12])
+_ANSWERS = [{"text": "good", "answer_start": 2}]
+_ASKED = [{"id": "1", "question": "how", "answers": _ANSWERS, "is_impossible": False}]
+SQUAD = {"version": "2.0", "data": [{"paragraphs": [{"context": "a good film", "qas": _ASKED}]}]}
+CHOICES = [{"question": "how", "choices": ["good", "dull"], "label": 1}] * 3
+SETS = [{"text": "a film", "label": ["good", "warm"]}, {"text": "cold", "label": []}]
+
+
+def read_labelled(path):
+    load_examples(path)
+
+
+def sentences(directory):
+    """A directory of sentence-transformers, without its network."""
+    kinds = {"": "Transformer", "1_Pooling": "Pooling", "2_Normalize": "Normalize"}
+    modules = [{"path": path, "type": f"models.{kind}"} for path, kind in kinds.items()]
+    (directory / "modules.json").write_text(json.dumps(modules))
+    (directory / "1_Pooling").mkdir()
+    (directory / "1_Pooling" / "config.json").write_text('{"pooling_mode": ["mean", "cls"]}')
+    prompts = {"prompts": {"query": "ask: "}, "default_prompt_name": "query"}
+    (directory / "config_sentence_transformers.json").write_text(json.dumps(prompts))
+
+
+def read_sentences(path):
+    here = path.parent
+    read_form(here if (here / "modules.json").is_file() else here.parent).prompt(None)
 
 
 def read_texts(path):
@@ -275,6 +304,11 @@ TARGETS: dict[str, Target] = {
         read_examples, mutated_json_lines,
     ),
     "json": Target(table("data.json", json.dumps(RECORDS)), read_examples, mutated_json),
+    "conll": Target(table("data.conll", CONLL), read_labelled, mutated_text),
+    "SQuAD": Target(table("data.json", json.dumps(SQUAD)), read_labelled, mutated_json),
+    "choices": Target(table("data.json", json.dumps(CHOICES)), read_labelled, mutated_json),
+    "label sets": Target(table("data.json", json.dumps(SETS)), read_examples, mutated_json),
+    "modules.json": Target(sentences, read_sentences, mutated_json, files="**/*.json"),
     "txt": Target(table("data.txt", "\n".join(tiny.TEXTS)), read_texts, mutated_text, share=5),
     "parquet": Target(parquet, read_examples),
     "settings in TOML": Target(toml, read_settings, mutated_text),

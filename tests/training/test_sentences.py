@@ -150,3 +150,17 @@ def test_an_activation_is_no_code(tokenizer, tmp_path):
     (tmp_path / "2_Dense/config.json").write_text('{"activation_function": "os.system"}')
     with pytest.raises(InputError, match=r"activation_function='os.system'"):
         read_form(tmp_path)
+
+
+@pytest.mark.parametrize("modes", [[{}], [["mean"]], {"mean": 1}, [], 3])
+def test_poolings_that_are_none(tokenizer, tmp_path, modes):
+    """Found by changing files at random."""
+    write(tmp_path, tokenizer, [TRANSFORMER, POOLING], {"pooling_mode": modes})
+    with pytest.raises(InputError, match="pooling_mode="):
+        read_form(tmp_path)
+
+
+def test_half_a_surrogate_is_no_path(tokenizer, tmp_path):
+    write(tmp_path, tokenizer, [TRANSFORMER, {**POOLING, "path": "1_\ud800"}], {})
+    with pytest.raises(InputError, match="must have type and path"):
+        read_form(tmp_path)
