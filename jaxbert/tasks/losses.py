@@ -98,7 +98,7 @@ def span(
 
     def cross_entropy(logits: Array, columns: Array) -> Array:
         logits = logits.astype(jnp.float32)
-        # Finite: where there is no segment, infinities would make the gradient NaN.
+        # Finite, so that nothing on the way back is NaN where there is no segment.
         lowest = jnp.finfo(jnp.float32).min / 2
         total = jax.nn.logsumexp(jnp.where(own, logits[:, None, :], lowest), axis=-1)
         present = own.any(axis=-1)

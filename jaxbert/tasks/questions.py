@@ -244,7 +244,7 @@ def _check_room(
         return
     contexts = [examples.pairs[i] for i in narrow]
     needed = count_tokens(contexts, tokenizer, source=examples.source)
-    refused = narrow[(needed > room[narrow]) | (room[narrow] < 1)]
+    refused = narrow[needed > room[narrow]]
     if len(refused):
         i, more = int(refused[0]), len(refused) - 1
         raise InputError(

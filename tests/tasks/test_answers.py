@@ -214,6 +214,7 @@ def test_random_logits_as_hugging_face_reads_them(negative):
         (row,) = told(made(ONE, [start], [end]), 30, max_answer_length=3, **options)
         assert row["answer"] == wanted
         ours = [(one["answer"], one["score"]) for one in row["n_best"]]
+        assert len(ours) == 8 + 7 + 6 + negative  # of 30 that were asked for
         assert [text for text, _ in ours][:20] == [text for text, _ in rows][:20]
         if len(ours) == len(rows):
             assert [p for _, p in ours] == pytest.approx([p for _, p in rows], rel=1e-5)
