@@ -65,8 +65,8 @@ def _demo_of_tags() -> str:
         return ""
     f1 = ", ".join(f"{_percent([r['f1'][name] for r in runs])} on {name}" for name in runs[0]["f1"])
     return (
-        f"\n\nNames in tweets (Ritter et al. 2011, ten types, 1,931 tweets to learn from), with "
-        f"`jaxbert demo --task token-classification`, seeds {_seeds(runs)}: entity F1, %, {f1}."
+        f" Names in tweets (Ritter et al. 2011, ten types, 1,931 tweets to learn from), with "
+        f"`jaxbert demo --task token-classification`, seed {_seeds(runs)}: entity F1, %, {f1}."
     )
 
 
