@@ -286,4 +286,10 @@ def _decided(model: Any, examples: Examples | None) -> Task:
             "one with task="
         )
     name = ours[0] if ours else theirs
+    names = [task.name for task in able]
+    if name not in (None, *names):
+        raise InputError(
+            f"the labels of {source} are for {name}, a {type(model).__name__} is trained for "
+            f"{', '.join(names)}; give task=, or another model"
+        )
     return able[0] if name is None else get_task(name)

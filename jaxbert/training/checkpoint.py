@@ -15,6 +15,7 @@ import logging
 import os
 import re
 import shutil
+import traceback
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -36,7 +37,7 @@ _DESCRIPTION = 2**18  # bytes of what is written beside the arrays
 # What reading bytes that have changed, or are gone, ends with in Python ...
 _MISSING = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 _DAMAGE = (
-    *(ValueError, TypeError, KeyError, IndexError, AttributeError, EOFError, zlib.error),
+    *(ValueError, TypeError, KeyError, IndexError, EOFError, zlib.error),
     *_MISSING,
 )
 # ... but tensorstore says everything by a ValueError that begins with a status. Those of damage are
@@ -248,7 +249,18 @@ def _shows_damage(error: BaseException) -> bool:
     older one, and any other error can be looked into and the run resumed.
     """
     chain = list(_chain(error))
-    return any(isinstance(link, _DAMAGE) for link in chain) and not any(map(_is_other, chain))
+    return any(map(_is_damage, chain)) and not any(map(_is_other, chain))
+
+
+def _is_damage(error: BaseException) -> bool:
+    """Whether it is one that damage brings; an AttributeError only where orbax itself stumbles.
+
+    There it has read a description that makes no sense; elsewhere it is a mistake of ours.
+    """
+    if not isinstance(error, AttributeError):
+        return isinstance(error, _DAMAGE)
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return bool(frames) and str(frames[-1].f_globals.get("__name__")).startswith("orbax.")
 
 
 def _is_other(error: BaseException) -> bool:

@@ -337,3 +337,20 @@ def test_killed_at_random_moments_it_ends_as_if_nothing_had_happened(start_run, 
     assert tiny.lines(output) == tiny.lines(whole)
     models = [BertForSequenceClassification.from_pretrained(path) for path in (whole, output)]
     tiny.assert_equal(*(split_model(model)[1] for model in models))
+
+
+def test_orbax_that_stumbles_over_a_description_is_damage():
+    """As over one whose parts are of other types; found by changing files at random."""
+    import sys
+
+    from jaxbert.training.checkpoint import _shows_damage
+
+    found = []
+    for name in ("orbax.checkpoint._src.made_up", "jaxbert.made_up"):
+        space = {"__name__": name}
+        exec("def read(value):\n    return value.parts", space)
+        try:
+            space["read"](3)
+        except AttributeError:
+            found.append(_shows_damage(sys.exc_info()[1]))
+    assert found == [True, False]

@@ -16,7 +16,7 @@ from jaxbert.errors import InputError
 from jaxbert.models import (
     BertConfig,
     BertForMultipleChoice,
-    BertForTokenClassification,
+    BertForNextSentencePrediction,
     BertModel,
     split_model,
 )
@@ -169,8 +169,8 @@ def test_texts_longer_than_the_model_has_positions_for(tokenizer, most):
 
 
 def test_a_model_that_no_task_is_for(tokenizer):
-    network = BertForTokenClassification(tiny.model().config, rngs=nnx.Rngs(0))
-    with pytest.raises(ValueError, match=r"no task is known that a BertForTokenClassification"):
+    network = BertForNextSentencePrediction(tiny.model().config, rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match=r"no task is known that a BertForNextSentencePrediction"):
         Predictor(network, tokenizer, max_length=16)
     with pytest.raises(ValueError, match=r"task text-classification is done by a ForSequenceCl"):
         Predictor(network, tokenizer, task="text-classification", max_length=16)
