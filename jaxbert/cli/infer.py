@@ -95,11 +95,12 @@ def _add_texts(parser: flags.Parser) -> None:
 def evaluate(args: argparse.Namespace) -> None:
     """`jaxbert evaluate`."""
     from jaxbert import tasks
+    from jaxbert.tasks.text_classification import names_of
 
     options = resolve(InferOptions, vars(args))
     predictor = common.make_predictor(options)
     config = predictor.config
-    labels = config.id2label or tuple(map(str, range(config.num_labels)))
+    labels = names_of(config)
     scores = {}
     for source in args.data:
         examples = tasks.load_examples(

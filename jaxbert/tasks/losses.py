@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Int
 from jaxbert.data.batching import IGNORED_LABEL
 from jaxbert.errors import InputError
 
+# A finite number: of what has nothing present the softmax must not be nan, nor its gradient.
 _ABSENT = -1e30
 SumAndCount = tuple[Float[Array, ""], Float[Array, ""]]
 
@@ -98,9 +99,7 @@ def span(
 
     def cross_entropy(logits: Array, columns: Array) -> Array:
         logits = logits.astype(jnp.float32)
-        # Finite, so that nothing on the way back is NaN where there is no segment.
-        lowest = jnp.finfo(jnp.float32).min / 2
-        total = jax.nn.logsumexp(jnp.where(own, logits[:, None, :], lowest), axis=-1)
+        total = jax.nn.logsumexp(jnp.where(own, logits[:, None, :], _ABSENT), axis=-1)
         present = own.any(axis=-1)
         return jnp.where(present, total - jnp.take_along_axis(logits, columns, axis=1), 0.0)
 
@@ -123,7 +122,6 @@ def choice(
     """
     shape = (*labels.shape, logits.shape[1] // labels.shape[1])
     there = (weights > 0).reshape(shape)
-    # A finite number: of a unit without segments the softmax must not be nan, nor its gradient.
     log_p = jax.nn.log_softmax(
         jnp.where(there, logits.astype(jnp.float32).reshape(shape), _ABSENT), axis=-1
     )

@@ -87,6 +87,11 @@ REGRESSION: dict[str, Metric] = {
 }
 
 
+def directions(metrics: Mapping[str, Metric]) -> dict[str, bool]:
+    """{metric: whether more is better}."""
+    return {name: metric.higher_is_better for name, metric in metrics.items()}
+
+
 def compute_scores(
     metrics: Mapping[str, Metric], labels: np.ndarray, predictions: np.ndarray
 ) -> dict[str, float]:

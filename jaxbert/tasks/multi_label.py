@@ -111,7 +111,6 @@ def _decode(config: EncoderConfig, predicted: Predicted) -> list[dict[str, Any]]
 
 def multi_label_classification(options: TaskOptions) -> Task:
     """Any number of labels for each text or pair of texts."""
-    known = {name: metric.higher_is_better for name, metric in metrics.MULTI_LABEL.items()}
     return Task(
         name=MULTI_LABEL,
         head=ForSequenceClassification,
@@ -125,6 +124,6 @@ def multi_label_classification(options: TaskOptions) -> Task:
         score=_score,
         decode=_decode,
         calibrate=_calibrate,
-        metrics={**known, MEAN_AVERAGE_PRECISION: True},
+        metrics={**metrics.directions(metrics.MULTI_LABEL), MEAN_AVERAGE_PRECISION: True},
         smooths_labels=False,
     )

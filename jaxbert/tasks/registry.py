@@ -137,11 +137,10 @@ def columns_of_task(task: Task, given: Mapping[str, Any]) -> dict[str, Any]:
 def _task_of_table(table: Table, given: Mapping[str, Any]) -> Task | None:
     """The task that the columns are for, or the names that they are given; None for texts."""
     there = {str(column) for column in table.columns}
+    own = given.keys() - {"text_column", "label_column", "label_columns"}
     for task in TASKS.values():
-        own = task.signatures and given.keys() - {"text_column", "label_column", "label_columns"}
-        if any(signature <= there for signature in task.signatures) or (
-            own and own <= task.columns.keys()
-        ):
+        named = task.signatures and own and own <= task.columns.keys()
+        if named or any(signature <= there for signature in task.signatures):
             return task
     return None
 

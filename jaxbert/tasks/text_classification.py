@@ -149,10 +149,8 @@ def _number_loss(outputs: ClassifierOutput, batch: Batch, smoothing: float) -> S
 
 def _score_classes(config: EncoderConfig, predicted: Predicted) -> dict[str, float]:
     del config
-    labels, guesses = (
-        np.asarray(predicted.examples.labels),
-        pooled_logits(predicted).argmax(axis=-1),
-    )
+    labels = np.asarray(predicted.examples.labels)
+    guesses = pooled_logits(predicted).argmax(axis=-1)
     if labels.ndim == 2:  # shares
         labels = labels.argmax(axis=-1)
     return metrics.compute_scores(metrics.CLASSIFICATION, labels, guesses)
@@ -276,7 +274,7 @@ def text_classification(options: TaskOptions) -> Task:
         loss=_class_loss,
         score=_score_classes,
         decode=_decode_classes,
-        metrics={name: metric.higher_is_better for name, metric in metrics.CLASSIFICATION.items()},
+        metrics=metrics.directions(metrics.CLASSIFICATION),
     )
 
 
@@ -294,6 +292,6 @@ def text_regression(options: TaskOptions) -> Task:
         loss=_number_loss,
         score=_score_numbers,
         decode=_decode_numbers,
-        metrics={name: metric.higher_is_better for name, metric in metrics.REGRESSION.items()},
+        metrics=metrics.directions(metrics.REGRESSION),
         smooths_labels=False,
     )

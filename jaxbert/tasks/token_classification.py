@@ -35,7 +35,7 @@ from jaxbert.tasks.sentences import (
     words_of,
 )
 from jaxbert.tasks.task import Batch, Predicted, Task
-from jaxbert.tasks.text_classification import class_target, configure_classes
+from jaxbert.tasks.text_classification import class_target, configure_classes, names_of
 
 METRICS = ("f1", "precision", "recall", "accuracy")
 
@@ -106,7 +106,7 @@ def _told(predicted: Predicted) -> _Told:
 
 def _tag_names(config: EncoderConfig) -> tuple[str, ...]:
     """The tags' names, and that of a word that no token tells: the last, which is -1."""
-    names = config.id2label or tuple(map(str, range(config.num_labels)))
+    names = names_of(config)
     return *names, OUTSIDE if OUTSIDE in names and makes_entities(names) else ""
 
 

@@ -319,8 +319,10 @@ class Trainer:
         examples = self._examples["evaluation"]
         if self.task.calibrate is None or examples is None:
             return
-        self.predictor.config = self.predictor.calibrated(examples)
-        self._run.write_model(self.predictor.model, self.tokenizer)
+        found = self.predictor.calibrated(examples)
+        if found != self.predictor.config:
+            self.predictor.config = found
+            self._run.write_model(self.predictor.model, self.tokenizer)
 
     def _chosen(self, loop: Loop) -> Params:
         """The best parameters, and the last where none were evaluated."""

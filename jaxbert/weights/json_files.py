@@ -20,10 +20,7 @@ def read_json(path: Path, fix: str = "mend it, or fetch the model again") -> dic
     Raises:
       InputError: it holds something else.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not valid JSON: {error}; {fix}") from None
+    content = _parsed(path, fix)
     if not isinstance(content, dict):
         raise InputError(f"{path} must hold a JSON object, got {type(content).__name__}; {fix}")
     return content
@@ -31,13 +28,17 @@ def read_json(path: Path, fix: str = "mend it, or fetch the model again") -> dic
 
 def read_list(path: Path) -> list[Any]:
     """The JSON array in a file. InputError: it holds something else."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not valid JSON: {error}; fetch the model again") from None
+    content = _parsed(path, "fetch the model again")
     if not isinstance(content, list):
         raise InputError(f"{path} must hold a JSON array, got {type(content).__name__}")
     return content
+
+
+def _parsed(path: Path, fix: str) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not valid JSON: {error}; {fix}") from None
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -1,24 +1,3 @@
-"""A tokenizer, and cheap compilation."""
+"""Fixtures of `small_fixtures`, for every test here."""
 
-import jax
-import pytest
-import tiny
-
-from jaxbert.data import load_tokenizer
-
-
-@pytest.fixture(scope="session")
-def tokenizer(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("tokenizer")
-    (directory / "vocab.txt").write_text("\n".join(tiny.WORDS), encoding="utf-8")
-    return load_tokenizer(directory)
-
-
-@pytest.fixture(scope="package", autouse=True)
-def _compile_cheaply():
-    """Compilation is nearly all the time here, and these programs run a few steps."""
-    name = "jax_disable_most_optimizations"
-    before = jax.config.values[name]
-    jax.config.update(name, True)
-    yield
-    jax.config.update(name, before)
+from small_fixtures import _compile_cheaply, tokenizer  # noqa: F401 (pytest finds them by name)
