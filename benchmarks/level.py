@@ -7,7 +7,8 @@ Both sides start from the same files and the same weights, with the same hyper-p
 linear schedule with a tenth of warm-up, batches of 32, one rate for all layers. A side is a process
 of its own, timed from its start to its end: reading, tokenizing, compiling, training, scoring the
 test rows and saving. They take turns. jaxbert keeps its compiled programs between runs, as its
-commands do; the first run of a task has none, and is marked cold.
+commands do; the first run of a task has none, and is marked cold. PyTorch gets the allocator's
+settings that jaxbert gives itself on a CPU.
 
 Writes a line a run to benchmarks/results/level.jsonl.
 """
@@ -26,8 +27,11 @@ from typing import Any
 
 from benchmarks.level_data import LEVELS, Level, prepare
 from benchmarks.results import append_result, environment
+from jaxbert.cpu import ALLOCATOR
 
-SIDES = ("jaxbert", "torch")
+NAME = "level"
+# side: how `Trainer` batches; None is jaxbert. The first two are compared by default.
+SIDES = {"jaxbert": None, "torch": "grouped", "torch-random": "random", "torch-padded": "padded"}
 
 
 def main() -> None:
@@ -39,7 +43,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--examples", type=int, help="training rows; left out, all")
-    parser.add_argument("--sides", nargs="*", default=list(SIDES), choices=SIDES)
+    parser.add_argument("--sides", nargs="*", default=list(SIDES)[:2], choices=SIDES)
     parser.add_argument(
         "--busy", action="store_true", help="other work shares the machine: keep no seconds"
     )
@@ -48,33 +52,44 @@ def main() -> None:
 
     model = args.model or str(load_demo().model)
     with tempfile.TemporaryDirectory() as folder:
-        programs = Path(folder) / "cache"
         for name in args.only:
             files = prepare(name, args.data, Path(folder) / name, args.examples)
             for seed in range(args.first_seed, args.first_seed + args.seeds):
                 for side in args.sides:
-                    cold = seed == args.first_seed
-                    run = _jaxbert if side == "jaxbert" else _torch
-                    start = time.perf_counter()
-                    scores = run(LEVELS[name], files, model, seed, Path(folder), programs)
-                    row = {
-                        "level": name, "side": side, "seed": seed, "cold": cold, "scores": scores,
-                        "seconds": None if args.busy else round(time.perf_counter() - start, 2),
-                        "model": Path(model).name, "rows": files["rows"],
-                        "sha256": files["sha256"], "task": LEVELS[name].task, **environment(),
-                    }  # fmt: skip
-                    append_result("level", row)
-                    score = scores[LEVELS[name].metric]
+                    row = _timed(name, side, files, model, seed, Path(folder))
+                    row["cold"] = seed == args.first_seed
+                    if args.busy:
+                        row["seconds"] = None
+                    append_result(NAME, row)
+                    score = row["scores"][LEVELS[name].metric]
                     print(
-                        f"{name:16} {side:8} seed {seed} {score:8.4f} {row['seconds']} s",
+                        f"{name:16} {side:12} seed {seed} {score:8.4f} {row['seconds']} s",
                         flush=True,
                     )
 
 
+def _timed(
+    name: str, side: str, files: dict[str, Any], model: str, seed: int, folder: Path
+) -> dict[str, Any]:
+    """The result of one run."""
+    level, batching = LEVELS[name], SIDES[side]
+    start = time.perf_counter()
+    if batching is None:
+        scores = _jaxbert(level, files, model, seed, folder)
+    else:
+        scores = _torch(level, files, model, seed, batching)
+    seconds = round(time.perf_counter() - start, 2)
+    return {
+        "level": name, "side": side, "seed": seed, "scores": scores, "seconds": seconds,
+        "model": Path(model).name, "rows": files["rows"], "sha256": files["sha256"],
+        "task": level.task, **environment(),
+    }  # fmt: skip
+
+
 def _jaxbert(
-    level: Level, files: dict[str, Any], model: str, seed: int, folder: Path, programs: Path
+    level: Level, files: dict[str, Any], model: str, seed: int, folder: Path
 ) -> dict[str, float]:
-    output = folder / "run"
+    output, programs = folder / "run", folder / "cache"
     command = [
         sys.executable, "-m", "jaxbert", "finetune", "--task", level.task, "--model", model,
         "--train", files["train"], "--test", files["test"], "--output", str(output), "--overwrite",
@@ -87,16 +102,16 @@ def _jaxbert(
 
 
 def _torch(
-    level: Level, files: dict[str, Any], model: str, seed: int, folder: Path, programs: Path
+    level: Level, files: dict[str, Any], model: str, seed: int, batching: str
 ) -> dict[str, float]:
-    del folder, programs
     command = [
         sys.executable, "-m", "benchmarks.level_torch", "--task", level.task, "--model", model,
         "--train", files["train"], "--test", files["test"], "--seed", str(seed), "--epochs",
         str(level.epochs), "--learning-rate", str(level.learning_rate), "--max-length",
-        str(level.max_length),
+        str(level.max_length), "--batching", batching,
     ]  # fmt: skip
-    return json.loads(_call(command, {}).splitlines()[-1])
+    # PyTorch gains from it too, as in all comparisons here.
+    return json.loads(_call(command, {"GLIBC_TUNABLES": ALLOCATOR}).splitlines()[-1])
 
 
 def _call(command: list[str], environment: dict[str, str]) -> str:

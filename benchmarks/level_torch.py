@@ -2,7 +2,8 @@
 
 Tokenizer calls, labels, collators and the reading of predictions are written here on `transformers`
 alone, as Hugging Face's example scripts have them. What a metric is (seqeval's F1, SQuAD's, ...) is
-the same function on both sides. Rows are grouped by length and padded to the longest of a batch.
+the same function on both sides. Rows are padded to the longest of a batch, and, as its users have
+it fast, grouped by length; `--batching` has the defaults of `Trainer` and of run_glue.py as well.
 """
 
 from __future__ import annotations
@@ -223,6 +224,12 @@ class Choices(Side):
         return {"accuracy": float(np.mean(right))}
 
 
+# name: (order of the training rows, padding of a batch's)
+BATCHING: dict[str, tuple[str, str | bool]] = {
+    "grouped": ("group_by_length", True),
+    "random": ("random", True),
+    "padded": ("random", "max_length"),
+}
 SIDES: dict[str, type[Side]] = {
     "text-classification": Side,
     "text-regression": Regression,
@@ -242,7 +249,9 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, required=True)
     parser.add_argument("--learning-rate", type=float, required=True)
     parser.add_argument("--max-length", type=int, required=True)
+    parser.add_argument("--batching", choices=list(BATCHING), default="grouped")
     args = parser.parse_args()
+    sampling, padding = BATCHING[args.batching]
     transformers.set_seed(args.seed)
     train, test = (
         [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
@@ -259,10 +268,10 @@ def main() -> None:
                 learning_rate=args.learning_rate, per_device_train_batch_size=32,
                 per_device_eval_batch_size=32, warmup_steps=0.1, lr_scheduler_type="linear",
                 weight_decay=0.01, adam_epsilon=1e-6, max_grad_norm=1.0, save_strategy="no",
-                report_to=[], disable_tqdm=True, train_sampling_strategy="group_by_length",
+                report_to=[], disable_tqdm=True, train_sampling_strategy=sampling,
             ),
             train_dataset=Features(learned),
-            data_collator=side.collator(tokenizer),
+            data_collator=side.collator(tokenizer, padding=padding, max_length=args.max_length),
         )  # fmt: skip
         trainer.train()
         logits = trainer.predict(Features(scored)).predictions

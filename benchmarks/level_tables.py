@@ -1,0 +1,155 @@
+"""The table of `benchmarks.level`: scores and seconds of whole runs beside PyTorch's `Trainer`."""
+
+from __future__ import annotations
+
+import statistics
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from benchmarks.level_data import LEVELS
+from benchmarks.markdown import machine, table
+from benchmarks.results import read_results
+from jaxbert.lab.statistics import Interval, mean_interval
+
+Runs = list[dict[str, Any]]
+PERCENT = ("accuracy", "matthews", "spearman", "f1", "exact_match", "micro_f1")
+# What else is shown of a task, beside what it is compared by.
+SECOND = {"xquad": "exact_match"}
+
+
+class Sides(NamedTuple):
+    """The latest run of every seed, on both sides, of one task on the same rows."""
+
+    ours: Runs
+    theirs: Runs
+
+
+def level() -> str:
+    """Scores of every task on both sides, their difference, and seconds of the whole process."""
+    found = {name: _sides(name) for name in LEVELS}
+    rows = [
+        row
+        for name, sides in found.items()
+        if sides.ours and sides.theirs
+        for row in _rows(name, sides)
+    ]
+    header = ["data", "task", "rows: train, test", "seeds", "metric, %", "jaxbert", "PyTorch",
+              "difference", "seconds: first, then", "PyTorch's", "faster"]  # fmt: skip
+    runs = [run for sides in found.values() for side in sides for run in side]
+    machines = ", ".join(sorted({machine(run) for run in runs}))
+    note = (
+        "Mean and 95% interval over seeds (Student's; Welch's for the difference: a seed draws "
+        "other numbers on either side). Seconds of the whole process, from its start to the model "
+        "saved, medians; jaxbert's first run of a task compiles, its next ones find the programs "
+        "kept. Faster: medians after the first. `python -m benchmarks.level --data DIR`; "
+        f"the demo model, {machines}."
+    )
+    return f"{table(header, rows)}\n\n{note}"
+
+
+def whole_runs() -> str:
+    """Seconds of a whole run beside every way that `Trainer` batches, where all were timed."""
+    names = {"torch-padded": "padded to the limit", "torch-random": "as its defaults are",
+             "torch": "grouped by length"}  # fmt: skip
+    rows = []
+    for name in LEVELS:
+        ours = _latest(name, "jaxbert")
+        others = {side: _latest(name, side) for side in names}
+        if not (ours and all(others.values())):
+            continue
+        cold, warm = _seconds(ours)
+        seconds = {side: statistics.median(_all_seconds(runs)) for side, runs in others.items()}
+        cells = [f"{seconds[side]:.0f} ({seconds[side] / warm:.2f}x)" for side in names]
+        rows.append([name, f"{ours[0]['rows'][0]:,}", f"{cold:.0f}", f"{warm:.0f}", *cells])
+    header = ["data", "rows", "jaxbert, first run, s", "next ones, s",
+              *(f"`Trainer` {about}, s" for about in names.values())]  # fmt: skip
+    return (
+        f"{table(header, rows)}\n\nIn brackets: times as long as jaxbert's next ones. "
+        "`python -m benchmarks.level --data DIR --sides jaxbert torch torch-random torch-padded`."
+    )
+
+
+def _rows(name: str, sides: Sides) -> list[list[str]]:
+    metrics = [LEVELS[name].metric, *([SECOND[name]] if name in SECOND else [])]
+    first, *_ = sides.ours
+    cold, warm = _seconds(sides.ours)
+    theirs = _all_seconds(sides.theirs)
+    median = statistics.median(theirs) if theirs else None
+    rows = []
+    for place, metric in enumerate(metrics):
+        ours, others = ([_value(run, metric) for run in side] for side in sides)
+        what = [f"{_interval(mean_interval(values))}" for values in (ours, others)]
+        told = [*what, _interval(welch(ours, others), signed=True)]
+        if place:
+            rows.append(["", "", "", "", metric.replace("_", " "), *told, "", "", ""])
+            continue
+        counts = ", ".join(f"{count:,}" for count in first["rows"])
+        times = [_shown(cold, warm), "" if median is None else f"{median:.0f}",
+                 "" if median is None or warm is None else f"{median / warm:.2f}x"]  # fmt: skip
+        rows.append([name, first["task"], counts, str(len(ours)), metric.replace("_", " "),
+                     *told, *times])  # fmt: skip
+    return rows
+
+
+def welch(ours: list[float], theirs: list[float]) -> Interval:
+    """The difference of two means with Welch's 95% interval; None where one run gives none.
+
+    Degrees of freedom by Welch and Satterthwaite.
+    """
+    from scipy.stats import t
+
+    mean, count = float(np.mean(ours) - np.mean(theirs)), min(len(ours), len(theirs))
+    if count < 2:
+        return Interval(mean, None, None, count)
+    shares = [np.var(values, ddof=1) / len(values) for values in (ours, theirs)]
+    if not sum(shares):
+        return Interval(mean, mean, mean, count)
+    freedom = sum(shares) ** 2 / sum(
+        share**2 / (len(values) - 1) for share, values in zip(shares, (ours, theirs), strict=True)
+    )
+    half = float(t.ppf(0.975, freedom) * sum(shares) ** 0.5)
+    return Interval(mean, mean - half, mean + half, count)
+
+
+def _sides(name: str) -> Sides:
+    return Sides(_latest(name, "jaxbert"), _latest(name, "torch"))
+
+
+def _latest(name: str, side: str) -> Runs:
+    """The last run of each seed, of those on the rows that were run last."""
+    runs = [run for run in read_results("level") if run["level"] == name]
+    if not runs:
+        return []
+    same = [run for run in runs if run["rows"] == runs[-1]["rows"] and run["side"] == side]
+    return [*{run["seed"]: run for run in same}.values()]
+
+
+def _value(run: dict[str, Any], metric: str) -> float:
+    value = float(run["scores"][metric])
+    return value if run["task"] == "question-answering" else 100 * value
+
+
+def _interval(found: Interval, *, signed: bool = False) -> str:
+    mean = f"{found.mean:+.1f}" if signed else f"{found.mean:.1f}"
+    if found.low is None or found.high is None:
+        return mean
+    return f"{mean} ({found.low:+.1f} to {found.high:+.1f})" if signed else (
+        f"{mean} ± {found.high - found.mean:.1f}"
+    )  # fmt: skip
+
+
+def _seconds(runs: Runs) -> tuple[float | None, float | None]:
+    """(of the run that had to compile, of the others), medians; None where none was timed."""
+    kinds = [[r["seconds"] for r in runs if r["cold"] is cold and r["seconds"] is not None]
+             for cold in (True, False)]  # fmt: skip
+    cold, warm = (statistics.median(values) if values else None for values in kinds)
+    return cold, warm
+
+
+def _all_seconds(runs: Runs) -> list[float]:
+    return [run["seconds"] for run in runs if run["seconds"] is not None]
+
+
+def _shown(cold: float | None, warm: float | None) -> str:
+    return ", ".join("-" if value is None else f"{value:.0f}" for value in (cold, warm))
