@@ -132,11 +132,11 @@ LEVELS = {
     "wnut17": Level("token-classification", ("wnut17.train.conll", "wnut17.dev.conll"), _tagged,
                     "f1", 3, 3e-4, 128),
     "xquad": Level("question-answering", ("xquad.train.json", "xquad.test.json"), _questions, "f1",
-                   3, 3e-4, 256, ("--doc-stride", "64")),
+                   2, 3e-4, 256, ("--doc-stride", "64")),
     "entity-kinds": Level("multi-label-classification", ("wnut17.train.conll", "wnut17.dev.conll"),
                           _kinds, "micro_f1", 3, 3e-4, 128),
     "answer-sentence": Level("multiple-choice", ("xquad.train.json", "xquad.test.json"), _choices,
-                             "accuracy", 2, 1e-4, 128),
+                             "accuracy", 1, 1e-4, 128),
 }  # fmt: skip
 
 

@@ -240,6 +240,20 @@ SIDES: dict[str, type[Side]] = {
 }
 
 
+def _logits(trainer: Any, features: Rows, *, by_length: bool) -> Any:
+    """What the model makes of the features, in their order; computed in that of their lengths.
+
+    Grouping of the training rows alone would score in an order of its own, and tell nobody.
+    """
+    trainer.args.train_sampling_strategy = "sequential"
+    order = np.arange(len(features))
+    if by_length:
+        order = np.argsort([-len(row["input_ids"]) for row in features], kind="stable")
+    found = trainer.predict(Features([features[i] for i in order])).predictions
+    back = np.argsort(order)
+    return tuple(values[back] for values in found) if isinstance(found, tuple) else found[back]
+
+
 def main() -> None:
     """Trains, scores the test rows, and prints {metric: value}."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -274,7 +288,7 @@ def main() -> None:
             data_collator=side.collator(tokenizer, padding=padding, max_length=args.max_length),
         )  # fmt: skip
         trainer.train()
-        logits = trainer.predict(Features(scored)).predictions
+        logits = _logits(trainer, scored, by_length=args.batching == "grouped")
         trainer.save_model(directory)
     json.dump(side.scores(test, scored, logits), sys.stdout)
 

@@ -6,11 +6,13 @@ The classes of models, of `Trainer` and of its relatives are named here and nowh
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import logging
 import math
 import os
 import sys
 import tempfile
+import threading
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +36,13 @@ def keep_compiled_programs() -> None:
     found = cache_folder("programs")
     if found is not None:
         jax.config.update("jax_compilation_cache_dir", str(found))
+        # Also what compiles in no time: a command has dozens of that.
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+def import_meanwhile(module: str) -> None:
+    """Imports what will be wanted later on a thread, so that nobody waits for it then."""
+    threading.Thread(target=importlib.import_module, args=(module,), daemon=True).start()
 
 
 def cache_folder(name: str) -> Path | None:

@@ -234,11 +234,14 @@ def _finetune(options: FinetuneOptions, *, overwrite: bool, resume: bool) -> Non
     )
     if is_first():
         write_text(place_of(output) / SETTINGS, options.to_json())
+    # Before the training: labels that do not fit are told now, and programs compile meanwhile.
+    scorers = {place: trainer.predictor.scorer(found) for place, found in examples.items()}
+    common.import_meanwhile("sklearn.metrics")
     trainer.fit()
     names = _names(list(examples))
     scores = {
-        names[place]: {"examples": len(found), **trainer.evaluate(found)}
-        for place, found in examples.items()
+        names[place]: {"examples": len(examples[place]), **score(trainer.predictor.params)}
+        for place, score in scorers.items()
     }
     for name, found in scores.items():
         common.check_finite(found, name)

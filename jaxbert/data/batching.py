@@ -18,6 +18,7 @@ so that S = U W; unpacked is U = 1.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -190,6 +191,15 @@ class Batches:
             truncated_examples=self._tokenized.truncated,
             shapes=len(self.shapes),
         )
+
+    def examples_of_shapes(self, epoch: int = 0) -> Iterator[Batch]:
+        """A batch of each shape that the epoch's first `_SAMPLED_BATCHES` have, as they come."""
+        seen: set[Shape] = set()
+        for members in itertools.islice(self._members(epoch), _SAMPLED_BATCHES):
+            shape, _ = fit(self._lengths[members], self.shapes)
+            if shape not in seen:
+                seen.add(shape)
+                yield self._batch(members)
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
         """The batches of epoch 0, 1, ... from `start_step` on, as if those before had been read."""

@@ -86,10 +86,21 @@ def assemble(
     step, plan = make_step(graphdef, start, task, config, engine, steps_per_epoch)
     settings = (config.label_smoothing, config.accumulation, task.key)
     kept = kept_programs(programs, engine, plan.program_key, *settings, graphdef)
-    # A copy: the state's memory is given to each next state, the caller's model is not.
-    state = init_state(jax.tree.map(jnp.copy, start), plan.optimizer, config.seed)
+    state = first_state(start, plan, config.seed)
     compiled = Compiled(step, engine, donate=True, programs=kept)
     return Assembly(compiled, engine.put_state(state), plan, start)
+
+
+def first_state(params: Params, plan: RatePlan, seed: int) -> TrainState:
+    """Before the first step, of copies: its memory is given away, the caller's model is not.
+
+    In one program: the operations would compile one by one otherwise.
+    """
+
+    def copied(params: Params) -> TrainState:
+        return init_state(jax.tree.map(jnp.copy, params), plan.optimizer, seed)
+
+    return jax.jit(copied)(params)
 
 
 def check_optimizer(model: Model, config: TrainConfig, steps_per_epoch: int) -> None:

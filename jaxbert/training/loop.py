@@ -145,6 +145,7 @@ class Loop:
         from tqdm.contrib.logging import logging_redirect_tqdm
 
         self._record, self._pace = record, Pace(self.progress.step)
+        self._prepare()
         with self._interruption, logging_redirect_tqdm(), self._bar() as bar:
             # A run that was stopped between a step and its evaluation makes up for it.
             if self._is_due(self.progress.step) and self.progress.evaluated < self.progress.step:
@@ -152,6 +153,12 @@ class Loop:
             while not self._is_over():
                 self._epoch(bar)
             self._check_params()
+
+    def _prepare(self) -> None:
+        """Has the programs of all shapes compiled while the first of them is at work."""
+        rates = self._rates_of(self.progress.step)
+        for batch in self._batches.examples_of_shapes():
+            self.compiled.prepare(self.state, self.compiled.engine.put_batch(batch), rates)
 
     def losses(self, rates: Iterable[Mapping[str, np.float32]]) -> list[float]:
         """The loss of each step under these learning rates, ending with one that is not finite.
@@ -198,7 +205,7 @@ class Loop:
 
     def _one_step(self, batch: Mapping[str, np.ndarray]) -> None:
         before = self._unchecked
-        rates = {group: rate[self.progress.step] for group, rate in self._rates.items()}
+        rates = self._rates_of(self.progress.step)
         # By this name profilers know a training step.
         with jax.profiler.StepTraceAnnotation("train", step_num=self.progress.step):
             values = self._update(batch, rates)
@@ -215,6 +222,10 @@ class Loop:
         arrays = self.compiled.engine.put_batch(batch)
         self.state, values = self.compiled(self.state, arrays, rates)
         return values
+
+    def _rates_of(self, step: int) -> dict[str, np.float32]:
+        """Of the update after so many; at the end, of none, those of the last."""
+        return {group: rate[min(step, len(rate) - 1)] for group, rate in self._rates.items()}
 
     def _between_steps(self) -> None:
         step = self.progress.step
@@ -342,4 +353,6 @@ class Loop:
 def _table(rates: Mapping[str, Schedule], total_steps: int) -> dict[str, np.ndarray]:
     """{group: [T] float32}: every rate of the run, so that no step computes one."""
     steps = np.arange(total_steps)
-    return {group: np.asarray(rate(steps), np.float32) for group, rate in rates.items()}
+    # In one program: the operations of schedules compile one by one otherwise.
+    rows = jax.jit(lambda: {group: rate(steps) for group, rate in rates.items()})()
+    return {group: np.asarray(row, np.float32) for group, row in rows.items()}

@@ -106,7 +106,10 @@ class Predictor:
         return self.scorer(examples)(self.params)
 
     def scorer(self, examples: Examples) -> Callable[[Params], dict[str, float]]:
-        """What `evaluate` does, for parameters that are given, again and again."""
+        """What `evaluate` does, for parameters that are given, again and again.
+
+        Checks the labels, and begins to compile, at once.
+        """
         run = self._runner(examples)
 
         def score(params: Params) -> dict[str, float]:
@@ -121,6 +124,9 @@ class Predictor:
         self.task.check_labels(self.config, examples)
         tokenized = self.encode(examples)
         batches = self._batches(tokenized)
+        params = self.engine.put_state(self.params)
+        for batch in batches.examples_of_shapes():
+            self.step.prepare(params, self.engine.put_batch(batch))
         return lambda params: Predicted(examples, tokenized, *self.run(params, batches))
 
     def calibrated(self, examples: Examples) -> EncoderConfig:

@@ -187,6 +187,7 @@ class Trainer:
             checkpoints = None  # to close them it would wait for the others
             raise distributed.lost(error) from error
         finally:
+            loop.compiled.forget()
             try:
                 lines.close()
             finally:  # a full disk is no reason to leave the checkpoint half-written

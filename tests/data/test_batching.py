@@ -456,3 +456,15 @@ def test_several_processes_make_the_parts_of_a_batch_of_units():
         joined = np.concatenate([part[name] for part in parts])
         wanted = whole[name] if name != "example_ids" else np.concatenate([whole[name]] * 2)
         np.testing.assert_array_equal(joined, wanted)
+
+
+def test_a_batch_of_every_shape_comes_before_the_epoch_needs_it():
+    lengths = np.tile([3, 3, 3, 40], 12)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    ids = np.ones(offsets[-1], np.int32)
+    data = Tokenized(ids, np.zeros_like(ids), offsets)
+    batches = Batches(data, 3, max_length=64, layout="bucketed", shuffle=True, seed=1)
+    shapes = [batch["input_ids"].shape for batch in batches.epoch(0)]
+    told = [batch["input_ids"].shape for batch in batches.examples_of_shapes()]
+    assert told == list(dict.fromkeys(shapes))
+    assert len(told) == 2

@@ -1,6 +1,8 @@
 """One training, one evaluation, whatever the engine and the number of devices; on eight of them."""
 
 import re
+import threading
+import time
 
 import jax
 import numpy as np
@@ -284,3 +286,41 @@ def test_only_on_cpus_a_call_waits_for_the_one_before(monkeypatch, platform, wai
     step = Compiled(lambda state, batch: state + batch["input_ids"].sum(), chosen)
     step(np.int32(1), {"input_ids": np.ones((2, 3), np.int32)})
     assert bool(reused) is waits
+
+
+def test_a_program_that_is_prepared_is_waited_for_and_compiled_once(monkeypatch):
+    made = []
+    compile_one = Compiled._compile
+    monkeypatch.setattr(
+        Compiled, "_compile", lambda self, *args: made.append(args) or compile_one(self, *args)
+    )
+    step = Compiled(lambda state, batch: state + batch["input_ids"].sum())
+    batches = [{"input_ids": np.ones((rows, 3), np.int32)} for rows in (2, 4, 5)]
+    for batch in [*batches, *batches[:2]]:
+        step.prepare(np.int32(1), batch)
+    assert [int(step(np.int32(1), batch)) for batch in batches] == [7, 13, 16]
+    assert len(made) == 3
+    assert step.shapes == [(2, 3), (4, 3), (5, 3)]
+
+
+def test_what_is_prepared_and_not_begun_can_be_forgotten(monkeypatch):
+    begin = threading.Event()
+    monkeypatch.setattr(Compiled, "_compile", lambda self, *args: begin.wait())
+    step = Compiled(lambda state, batch: state)
+    for rows in (1, 2):
+        step.prepare(np.int32(1), {"input_ids": np.ones((rows, 3), np.int32)})
+    first, second = step._coming.values()
+    while not first.running():
+        time.sleep(0.001)
+    step.forget()
+    begin.set()
+    assert second.cancelled()
+    assert first.result()
+
+
+def test_a_failure_to_compile_is_told_to_the_call_that_wants_it():
+    step = Compiled(lambda state, batch: state + batch["labels"])
+    batch = {"input_ids": np.ones((2, 3), np.int32)}
+    step.prepare(np.int32(1), batch)
+    with pytest.raises(KeyError, match="labels"):
+        step(np.int32(1), batch)
