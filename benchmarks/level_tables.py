@@ -59,6 +59,8 @@ def whole_runs() -> str:
         if not (ours and all(others.values())):
             continue
         cold, warm = _seconds(ours)
+        if cold is None or warm is None:
+            continue
         seconds = {side: statistics.median(_all_seconds(runs)) for side, runs in others.items()}
         cells = [f"{seconds[side]:.0f} ({seconds[side] / warm:.2f}x)" for side in names]
         rows.append([name, f"{ours[0]['rows'][0]:,}", f"{cold:.0f}", f"{warm:.0f}", *cells])

@@ -17,6 +17,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+from benchmarks.level_tables import level, whole_runs
 from benchmarks.markdown import machine, table
 from benchmarks.results import RESULTS, read_results
 from benchmarks.speed_tables import breakdown, families, main_speed, speed
@@ -295,6 +296,8 @@ TABLES = {
     "main speed": main_speed,
     "families": families,
     "breakdown": breakdown,
+    "level": level,
+    "whole runs": whole_runs,
     "windows": windows,
     "fuzz": fuzz,
     "lr": lr,
