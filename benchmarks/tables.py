@@ -17,6 +17,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+from benchmarks import trust_tables
 from benchmarks.level_tables import level, whole_runs
 from benchmarks.markdown import machine, table
 from benchmarks.results import RESULTS, read_results
@@ -184,23 +185,6 @@ def windows() -> str:
     return f"{table(header, rows)}\n\n`python -m benchmarks.windows`; {where}."
 
 
-def fuzz() -> str:
-    """What became of all changed files that were ever tried and counted."""
-    targets: dict[str, list[dict[str, Any]]] = {}
-    for row in read_results("fuzz"):
-        targets.setdefault(row["target"], []).append(row)
-    sums = ("cases", "refused", "read", "found")
-    rows = [
-        [name, *(f"{sum(row[key] for row in found):,}" for key in sums),
-         f"{max(row['slowest_seconds'] for row in found):.1f}"]
-        for name, found in targets.items()
-    ]  # fmt: skip
-    every = [row for found in targets.values() for row in found]
-    rows.append(["all", *(f"{sum(row[key] for row in every):,}" for key in sums), ""])
-    header = ["what", "cases", "refused", "read all the same", "found", "slowest, s"]
-    return f"{table(header, rows)}\n\n`python -m tests.fuzz --cases 20000 --save`."
-
-
 PLAN = ("model", "topology", "batch_size", "max_length", "mesh", "attention_dropout")
 KERNELS = {"tpu_custom_call": "Pallas", "__cudnn": "cuDNN"}
 PLAN_COLUMNS = {
@@ -299,13 +283,13 @@ TABLES = {
     "level": level,
     "whole runs": whole_runs,
     "windows": windows,
-    "fuzz": fuzz,
     "lr": lr,
     "strategies": strategies,
     "lab": lab,
     "main lab": main_lab,
     "claims": claims,
     "plans": plans,
+    **trust_tables.TABLES,
 }
 MARKED = re.compile(r"(<!-- begin: (.*?) -->\n).*?(<!-- end: \2 -->)", flags=re.S)
 

@@ -38,7 +38,7 @@ ORDER = {
         " sentences token_classification questions answers answer_scores question_answering"
         " multiple_choice masked_lm registry"
     ),
-    "data": "squad tables sources features tokenization packing batching prefetch demo",
+    "data": "squad lines conll tables sources features tokenization packing batching prefetch demo",
     "optim": "schedules layers config strategies groups optimizer rate_plan table",
     "lab": "data drift run study range_test journals statistics verdicts plots report",
     "plan": "hardware flops hlo compile search",

@@ -247,7 +247,7 @@ def _plain(value: Any) -> Any:
 
 
 def _lines_of_input() -> tuple[str, ...]:
-    from jaxbert.data.tables import lines_of
+    from jaxbert.data.lines import lines_of
 
     try:
         text = sys.stdin.buffer.read().decode("utf-8")

@@ -263,8 +263,9 @@ def _encode(inputs: Sequence[Any], form: Form, backend: Any, source: str) -> Tok
                 words, spans = _described(encoding, of_text)
                 arrays["words"].append(words)
                 arrays["spans"].append(spans)
+    # Taken out one after the other, so that not all of them are there twice.
     whole: dict[str, Any] = {
-        name: np.concatenate(chunks) for name, chunks in arrays.items() if chunks
+        name: np.concatenate(chunks) for name in [*arrays] if (chunks := arrays.pop(name))
     }
     return Tokenized(
         offsets=np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]),

@@ -19,6 +19,8 @@ import numpy as np
 from jaxbert.data.tables import NO_HEADER, Columns, Headed, read_table, some
 from jaxbert.errors import InputError
 
+_CHUNK = 8192  # texts that are looked at together
+
 
 @dataclass(frozen=True)
 class Examples:
@@ -82,10 +84,11 @@ class Examples:
         """SHA-256 (hex) of texts, labels, their names and weights; not of where they came from."""
         digest = hashlib.sha256()
         for strings in self.strings():
-            encoded = None if strings is None else [s.encode() for s in strings]
             # The lengths go in too: ("ab", "c") and ("a", "bc") must differ.
-            digest.update(repr(encoded and [len(e) for e in encoded]).encode())
-            digest.update(b"".join(encoded or ()))
+            lengths = None if strings is None else [len(s.encode()) for s in strings]
+            digest.update(repr(lengths).encode())
+            for one in strings or ():
+                digest.update(one.encode())
         for numbers in (self.labels, self.weights):
             if numbers is not None:
                 digest.update(str(numbers.dtype).encode() + numbers.tobytes())
@@ -223,7 +226,8 @@ def _texts(column: Column) -> tuple[str, ...]:
     kind = type(values[other[0]]).__name__ if other else ""
     refuse(where, f"{kind} where text is wanted", other, "name another column or convert it")
     try:
-        "".join(values).encode()
+        for start in range(0, len(values), _CHUNK):
+            "".join(values[start : start + _CHUNK]).encode()
     except UnicodeEncodeError:
         broken = [i for i, v in enumerate(values) if v.encode(errors="ignore").decode() != v]
         refuse(where, "half a surrogate pair, which is no text,", broken, "mend or delete it")

@@ -6,14 +6,15 @@ error of one line that names the place, what was found there and what to do.
 
 from __future__ import annotations
 
-import codecs
 import csv
-import io
+import itertools
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from jaxbert.data.conll import read_conll
+from jaxbert.data.lines import read_lines, read_text
 from jaxbert.data.squad import is_squad, squad_columns
 from jaxbert.errors import InputError
 
@@ -184,34 +185,22 @@ def _class_name(value: int | None, classes: Sequence[str]) -> str | None:
     return None if value is None or value < 0 else classes[value]
 
 
-def _decode(path: Path) -> str:
-    data = path.read_bytes()
-    start = len(codecs.BOM_UTF8) if data.startswith(codecs.BOM_UTF8) else 0
-    try:
-        return data[start:].decode("utf-8")
-    except UnicodeDecodeError as error:
-        at = start + error.start
-        line = data.count(b"\n", 0, at) + 1
-        encoding = "UTF-16" if b"\0" in data[:4] else "WINDOWS-1252"
-        raise InputError(
-            f"{path} is not UTF-8: byte 0x{data[at]:02x} at offset {at} (line {line}); convert it, "
-            f"for example with: iconv -f {encoding} -t UTF-8"
-        ) from None
-
-
 def _read_csv(path: Path, delimiter: str = ",", *, header: bool = True) -> Columns:
     previous = csv.field_size_limit(2**31 - 1)  # the default refuses a text of 128 KiB
-    reader = csv.reader(io.StringIO(_decode(path), newline=""), delimiter=delimiter, strict=True)
-    try:
-        lines = [(reader.line_num, row) for row in reader]
-    except csv.Error as error:
-        raise InputError(
-            f"{path}, line {reader.line_num}: {error}; a field that holds quotes must stand in "
-            "quotes, with each quote inside doubled"
-        ) from None
-    finally:
-        csv.field_size_limit(previous)
-    return _rows_to_columns(lines, path, header)
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.reader(file, delimiter=delimiter, strict=True)
+        try:
+            return _rows_to_columns(((reader.line_num, row) for row in reader), path, header)
+        except csv.Error as error:
+            raise InputError(
+                f"{path}, line {reader.line_num}: {error}; a field that holds quotes must stand in "
+                "quotes, with each quote inside doubled"
+            ) from None
+        except UnicodeDecodeError:
+            read_text(path)  # it says where
+            raise
+        finally:
+            csv.field_size_limit(previous)
 
 
 def _read_tsv(path: Path, *, header: bool = True) -> Columns:
@@ -222,18 +211,22 @@ def _read_tsv(path: Path, *, header: bool = True) -> Columns:
     at every tab; one wrapped in quotes with its inner quotes doubled is unwrapped. If that leaves
     lines without the header's number of fields, the file is read by the rules of CSV.
     """
-    # Not splitlines(): that also splits at U+2028 and form feeds, which are part of a text.
-    lines = [line.removesuffix("\r") for line in _decode(path).split("\n")]
-    rows = [(number, line.split("\t")) for number, line in enumerate(lines, 1) if line]
-    first = rows[0][1] if rows else []
-    if any(len(row) != len(first) for _, row in rows):
+    first = next(_tab_separated(path), (0, []))[1]
+    if any(len(row) != len(first) for _, row in _tab_separated(path)):
         try:
             return _read_csv(path, "\t", header=header)
         except InputError:
-            return _rows_to_columns(rows, path, header)
+            return _rows_to_columns(_tab_separated(path), path, header)
     always = bool(first) and all(_unquote(field, True) != field for field in first)
-    whole = [(n, [_unquote(field, always) for field in row]) for n, row in rows]
-    return _rows_to_columns(whole, path, header)
+    rows = ((n, [_unquote(field, always) for field in row]) for n, row in _tab_separated(path))
+    return _rows_to_columns(rows, path, header)
+
+
+def _tab_separated(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """(line's number, what stands between its tabs), without empty lines."""
+    for number, line in enumerate(read_lines(path), 1):
+        if line:
+            yield number, line.split("\t")
 
 
 def _unquote(field: str, always: bool) -> str:
@@ -245,32 +238,42 @@ def _unquote(field: str, always: bool) -> str:
 
 
 def _rows_to_columns(lines: Iterable[tuple[int, list[str]]], path: Path, header: bool) -> Columns:
-    rows = [(number, row) for number, row in lines if row]
-    if len(rows) < 1 + header:
-        wanted = "a header line and at least one more" if header else "at least one line"
-        raise InputError(f"{path} holds no examples: want {wanted}")
-    first = rows[0][1]
-    names = (
-        [field.strip() for field in first] if header else [str(i + 1) for i in range(len(first))]
-    )
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise InputError(
-            f"{path}: the header has {', '.join(map(repr, twice))} twice: rename one{NO_HEADER}"
-        )
-    for line, row in rows:
+    """Of (line's number, fields) of a file, of which one at a time is held."""
+    rows = ((number, row) for number, row in lines if row)
+    first = next(rows, (0, []))
+    names = _names(first[1], path, header)
+    columns: list[list[str]] = [[] for _ in names]
+    for line, row in rows if header else itertools.chain([first], rows):
         if len(row) != len(names):
             whose = "the header" if header else "the first line"
             raise InputError(
                 f"{path}, line {line}: {len(row)} fields where {whose} has {len(names)}; check "
                 "its quotes and separators"
             )
-    columns = zip(names, zip(*(row for _, row in rows[header:]), strict=True), strict=True)
-    return Headed(columns) if header else dict(columns)
+        for column, field in zip(columns, row, strict=True):
+            column.append(field)
+    if not any(columns):
+        wanted = "a header line and at least one more" if header else "at least one line"
+        raise InputError(f"{path} holds no examples: want {wanted}")
+    named = zip(names, columns, strict=True)
+    return Headed(named) if header else dict(named)
+
+
+def _names(first: list[str], path: Path, header: bool) -> list[str]:
+    """Of the columns, from the first line; InputError where two have the same."""
+    if not header:
+        return [str(place) for place, _ in enumerate(first, 1)]
+    names = [field.strip() for field in first]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise InputError(
+            f"{path}: the header has {', '.join(map(repr, twice))} twice: rename one{NO_HEADER}"
+        )
+    return names
 
 
 def _read_json_lines(path: Path) -> Columns:
-    lines = enumerate(_decode(path).split("\n"), 1)
+    lines = enumerate(read_lines(path), 1)
     records = ((n, _parse_json(line, path, n)) for n, line in lines if line.strip())
     return _records_to_columns(records, f"{path}, line")
 
@@ -286,7 +289,7 @@ def _parse_json(line: str, path: Path, number: int) -> Any:
 
 def _read_json(path: Path) -> Columns:
     """An array of objects, an object of arrays, SQuAD's, or JSON lines under another name."""
-    text = _decode(path)
+    text = read_text(path)
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -302,73 +305,28 @@ def _read_json(path: Path) -> Columns:
 
 
 def _records_to_columns(records: Iterable[tuple[int, Any]], where: str) -> Columns:
-    rows = []
+    """Of (number, record), of which one at a time is held; what a record lacks is None."""
+    columns: dict[str, list[Any]] = {}
+    count = 0
     for number, record in records:
         if not isinstance(record, Mapping):
             raise InputError(
                 f"{where} {number}: got {type(record).__name__}, want an object with a key for "
                 "each column"
             )
-        rows.append(record)
-    if not rows:
+        for name in record:
+            if name not in columns:
+                columns[name] = [None] * count
+        for name, column in columns.items():
+            column.append(record.get(name))
+        count += 1
+    if not count:
         raise InputError(f"{where.rpartition(', ')[0]}: no examples, there must be at least one")
-    names = dict.fromkeys(name for row in rows for name in row)
-    return {name: [row.get(name) for row in rows] for name in names}
-
-
-def lines_of(text: str) -> list[str]:
-    r"""The lines of a text; only a newline ends one.
-
-    Not splitlines(): that also splits at U+2028, form feeds and the like, which are part of a text.
-
-    Example:
-      >>> lines_of("a good film\r\ndull\n")
-      ['a good film', 'dull']
-    """
-    return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
-
-
-def _read_lines(path: Path) -> Columns:
-    return {"text": lines_of(_decode(path))}
-
-
-def _read_conll(path: Path) -> Columns:
-    """Sentences of a token a line: the token first, its tag last, with tabs or spaces between.
-
-    Blank lines, and lines without a token, end a sentence. Of one column there are no tags.
-    """
-    sentences: list[list[list[str]]] = [[]]
-    width, first = 0, 0
-    for number, line in enumerate(lines_of(_decode(path)), 1):
-        fields = _conll_fields(line)
-        if not fields or not fields[0]:
-            sentences.append([])
-        elif fields[0] != "-DOCSTART-":
-            if not width:
-                width, first = len(fields), number
-            if len(fields) != width:
-                raise InputError(
-                    f"{path}, line {number}: {len(fields)} columns where line {first} has {width}; "
-                    "want a token, its tag, and one separator, tabs or spaces, in every line"
-                )
-            sentences[-1].append(fields)
-    rows = [rows for rows in sentences if rows]
-    if not rows:
-        raise InputError(f"{path} holds no sentences: want a token a line, and its tag behind it")
-    columns = {"tokens": [[fields[0] for fields in row] for row in rows]}
-    if width > 1:
-        columns["tags"] = [[fields[-1] for fields in row] for row in rows]
     return columns
 
 
-def _conll_fields(line: str) -> list[str]:
-    """What stands between the tabs of a line or, where it has none, between its spaces."""
-    if "\t" not in line:
-        return [field for field in line.split(" ") if field]
-    fields = [field.strip(" ") for field in line.split("\t")]
-    while fields and not fields[-1]:
-        fields.pop()
-    return fields
+def _read_lines(path: Path) -> Columns:
+    return {"text": list(read_lines(path))}
 
 
 def _read_parquet(path: Path) -> Columns:
@@ -391,7 +349,7 @@ _READERS: dict[str, Callable[[Path], Columns]] = {
     ".json": _read_json,
     ".parquet": _read_parquet,
     ".txt": _read_lines,
-    ".conll": _read_conll,
+    ".conll": read_conll,
 }
 
 

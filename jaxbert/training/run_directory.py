@@ -34,13 +34,15 @@ _READY = "ready.json"  # in `unfinished`: it is complete, and consists of the na
 # What a resumed run may be told anew: it changes what is written, and no number of the training.
 _FREE = ("log_every", "checkpoint_every", "keep_checkpoints", "parallel", "mesh", "platform")
 
+_DRAFT = r"\..+\.[0-9a-f]{8}\.tmp"  # what a crash leaves of `atomic.replacing`, or of a lock
+
 # What a run writes, by patterns of whole names; a tokenizer's files are those of any kind.
 _FILES = (
     *map(re.escape, (RUN, METRICS, CARD, SETTINGS, LOCK, CONFIG, SINGLE, INDEX, _READY)),
     r"model-\d{5}-of-\d{5}\.safetensors",
     r"tokenizer\.(json|model)|(tokenizer_config|special_tokens_map|added_tokens)\.json",
     r"vocab\.(txt|json)|merges\.txt|(spiece|sentencepiece\.bpe)\.model|chat_template\.jinja",
-    r"\..+\.[0-9a-f]{8}\.tmp",  # what a crash leaves of `atomic.replacing`
+    _DRAFT,
 )
 _FOLDERS = {
     EVENTS: r"events\.out\.tfevents\..+",
@@ -59,8 +61,8 @@ def check(output: Path, *, overwrite: bool) -> None:
       FileExistsError: it is a file, holds a run that is to stay, or what no run has written.
     """
     refuse_file(output)
-    # Of the lock there may be drafts, of processes that ask for it.
-    if not output.exists() or all(LOCK in path.name for path in output.iterdir()):
+    # Drafts: a run that was killed before its first file, other processes that ask for the lock.
+    if not output.exists() or all(map(_is_nothing, output.iterdir())):
         return
     if not (output / RUN).is_file():
         name = next(iter(sorted(foreign(output))), None)
@@ -81,6 +83,10 @@ def check(output: Path, *, overwrite: bool) -> None:
             f"output {output} holds another run; name another directory, continue it with "
             "--resume, or replace it with --overwrite"
         )
+
+
+def _is_nothing(path: Path) -> bool:
+    return path.name == LOCK or re.fullmatch(_DRAFT, path.name) is not None
 
 
 def refuse_file(output: Path) -> None:
@@ -184,8 +190,14 @@ def finish(output: Path) -> None:
 
 
 def settle(output: Path) -> None:
-    """Completes a replacement that a crash has interrupted; does nothing otherwise."""
+    """Completes a replacement that a crash has interrupted, and deletes its unfinished files.
+
+    The lock must be held, and nothing be on its way to the directory.
+    """
     beside = output / UNFINISHED
+    for path in (*output.glob(".*.tmp"), *beside.glob(".*.tmp")):
+        if re.fullmatch(_DRAFT, path.name) and LOCK not in path.name:  # others' asks for the lock
+            _delete(path)
     if not (beside / _READY).is_file():
         return
     new = _read_ready(beside)

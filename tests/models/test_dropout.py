@@ -123,3 +123,61 @@ def test_mix_is_a_bijection_with_good_avalanche():
         flipped = base ^ np.asarray(mix(jnp.asarray(x ^ np.uint32(1 << bit))))
         changed = ((flipped[:, None] >> np.arange(32)) & 1).mean(0)
         assert np.abs(changed - 0.5).max() < 0.03, bit
+
+
+# The masks by hand, in Python's integers: a run that is resumed by a later version goes on with
+# those that it began with.
+GOLDEN, WORD = 0x9E3779B9, 2**32
+
+
+def mixed(x):
+    """As the hash-prospector's README writes it in C."""
+    x ^= x >> 16
+    x = x * 0x21F0AAAD % WORD
+    x ^= x >> 15
+    x = x * 0xD35A2D97 % WORD
+    return x ^ x >> 15
+
+
+def test_mix_is_the_published_function():
+    values = [0, 1, 2, 0x8000, 0x12345678, 0xDEADBEEF, WORD - 1]
+    assert mix(jnp.array(values, jnp.uint32)).tolist() == [mixed(value) for value in values]
+
+
+def key_by_hand(seed, step):
+    return mixed(mixed((seed + GOLDEN) % WORD) ^ (step * GOLDEN % WORD))
+
+
+def token_by_hand(key, site, token):
+    return mixed(mixed((key + site * GOLDEN) % WORD) ^ mixed(token))
+
+
+def test_a_mask_is_the_one_it_always_was():
+    seed, step, site, first, rate = 5, 7, 3, 11, 0.4
+    s, key = state(2, 4, seed=seed, step=step, first=first), key_by_hand(seed, step)
+    assert int(s.key) == key
+    assert int(s.at_depth(2).key) == mixed((key + 2) % WORD)
+    out = dropout(jnp.ones((2, 4, 6)), rate, site, s)
+    limit = round((1 - rate) * WORD)
+    for token in range(8):
+        own = token_by_hand(key, site, first + token)
+        wanted = [mixed(own ^ mixed(feature * GOLDEN % WORD)) < limit for feature in range(6)]
+        assert (np.asarray(out).reshape(8, 6)[token] > 0).tolist() == wanted
+
+
+def test_a_mask_of_probabilities_is_the_one_it_always_was():
+    site, rate, heads = 3, 0.4, 2
+    s, columns = state(1, 4, seed=5, step=7), jnp.array([[2, 0]])
+    limit = round((1 - rate) * WORD)
+    bits = attention_bits(heads, attention_token_bits(rate, site, s, columns))
+    kept_ = np.asarray(masked(jnp.ones((1, heads, 2, 4)), bits, rate)) > 0
+    for head in range(heads):
+        for row, query in enumerate((2, 0)):
+            own = token_by_hand(key_by_hand(5, 7), site, query)
+            own = mixed(own ^ mixed(head * GOLDEN % WORD))
+            wanted = [mixed(own ^ mixed(key)) < limit for key in range(4)]
+            assert kept_[0, head, row].tolist() == wanted
+
+
+def test_a_rate_just_above_nothing_drops_next_to_nothing():
+    assert kept(rate=1e-12).all()

@@ -4,7 +4,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxbert.tasks.losses import classification, regression, token_classification
+from jaxbert.tasks.losses import (
+    choice,
+    classification,
+    multi_label,
+    regression,
+    soft_classification,
+    span,
+    token_classification,
+)
 
 LOGITS = jnp.array([[2.0, -1.0, 0.5], [0.0, 0.0, 3.0], [9.0, -9.0, 0.0]], jnp.float32)
 LABELS = jnp.array([0, 1, 2], jnp.int32)
@@ -61,3 +69,60 @@ def test_regression_is_the_squared_error():
 def test_smoothing_a_regression_is_refused():
     with pytest.raises(ValueError, match=r"label_smoothing=0.1 has no meaning for regression"):
         regression(LOGITS[:, :1], LABELS.astype(jnp.float32), jnp.ones(3), smoothing=0.1)
+
+
+@pytest.mark.parametrize("e", [0.0, 0.2])
+def test_shares_of_classes(e):
+    shares = jnp.array([[0.5, 0.25, 0.25], [0.0, 1.0, 0.0], [1.0, 0.0, 0.0]], jnp.float32)
+    total, count = soft_classification(
+        LOGITS, shares, jnp.array([1, 2, 0], jnp.float32), smoothing=e
+    )
+    wanted = sum(
+        weight * ((1 - e) * share + e / 3) * negative_log_p(LOGITS[row], c)
+        for row, weight in enumerate((1, 2)) for c, share in enumerate(shares[row].tolist())
+    )  # fmt: skip
+    assert float(total) == pytest.approx(wanted, rel=1e-6)
+    assert float(count) == 3
+
+
+def test_several_labels_of_a_text():
+    labels = jnp.array([[1, 0, 1], [0, 0, 0], [1, 1, 1]], jnp.float32)
+    total, count = multi_label(LOGITS, labels, jnp.array([1, 3, 0], jnp.float32))
+    chance = 1 / (1 + np.exp(-np.asarray(LOGITS, np.float64)))
+    each = -np.log(np.where(labels == 1, chance, 1 - chance)).mean(-1)
+    assert float(total) == pytest.approx(each[0] + 3 * each[1], rel=1e-5)
+    assert float(count) == 4
+
+
+def test_a_span_is_told_among_the_tokens_of_its_own_segment():
+    """Two segments and padding in the first row; the second row has one, and no second."""
+    start, end = (
+        np.random.default_rng(seed).normal(size=(2, 6)).astype(np.float32) for seed in (0, 1)
+    )
+    segments = jnp.array([[1, 1, 1, 2, 2, 0], [1, 1, 0, 0, 0, 0]], jnp.int32)
+    labels = jnp.array([[[0, 2], [3, 4]], [[1, 1], [0, 0]]], jnp.int32)
+    weights = jnp.array([[1, 0.5], [2, 0]], jnp.float32)
+    total, count = span(jnp.asarray(start), jnp.asarray(end), segments, labels, weights)
+    wanted = 0.0
+    for row, own, first, last, weight in (
+        (0, slice(0, 3), 0, 2, 1), (0, slice(3, 5), 0, 1, 0.5), (1, slice(0, 2), 1, 1, 2)
+    ):  # fmt: skip
+        both = negative_log_p(start[row, own], first) + negative_log_p(end[row, own], last)
+        wanted += weight * both / 2
+    assert float(total) == pytest.approx(wanted, rel=1e-5)
+    assert float(count) == 3.5
+
+
+@pytest.mark.parametrize("e", [0.0, 0.3])
+def test_a_choice_is_among_those_that_are_there(e):
+    """Units of three; of the first two choices are there, of the second all, the third is none."""
+    logits = jnp.array([[2.0, -1.0, 7.0, 0.5, 0.0, 1.0, 3.0, 3.0, 3.0]], jnp.float32)
+    weights = jnp.array([[1, 1, 0, 1, 1, 1, 0, 0, 0]], jnp.float32)
+    total, count = choice(logits, jnp.array([[1, 2, -1]], jnp.int32), weights, smoothing=e)
+    wanted = 0.0
+    for row, label in (([2.0, -1.0], 1), ([0.5, 0.0, 1.0], 2)):
+        target = np.full(len(row), e / len(row))
+        target[label] += 1 - e
+        wanted += sum(t * negative_log_p(row, c) for c, t in enumerate(target))
+    assert float(total) == pytest.approx(wanted, rel=1e-6)
+    assert float(count) == 2

@@ -63,6 +63,20 @@ def test_an_empty_directory_is_welcome(tokenizer, tmp_path):
     tiny.trainer(tokenizer, output=tmp_path)
 
 
+def test_unfinished_files_of_a_killed_run_are_in_nobodys_way(tokenizer, tmp_path):
+    output = tmp_path / "out"
+    output.mkdir()
+    drafts = [output / f".{name}.0123abcd.tmp" for name in ("run.json", "model.safetensors")]
+    drafts[0].write_text("{")  # killed before there was a run
+    tiny.trainer(tokenizer, output=output, epochs=1).fit()
+    drafts[1].write_text("half")
+    mine = output / ".notes.tmp"
+    mine.write_text("mine")
+    tiny.trainer(tokenizer, output=output, epochs=1, resume=True).fit()
+    assert not any(draft.exists() for draft in drafts)
+    assert mine.read_text() == "mine"
+
+
 def test_a_run_that_stopped_before_its_first_step_can_go_on(tokenizer, tmp_path, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt

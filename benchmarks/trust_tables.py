@@ -1,0 +1,112 @@
+"""Tables of what was done to break the package: changed files, kills, many rows, hours, mutants."""
+
+from __future__ import annotations
+
+import collections
+from typing import Any
+
+from benchmarks import rows as many_rows
+from benchmarks.markdown import machine, table
+from benchmarks.results import read_results
+
+_NONE = "Not run yet: `{}` does."
+
+
+def fuzz() -> str:
+    """What became of all changed files that were ever tried and counted."""
+    targets: dict[str, list[dict[str, Any]]] = {}
+    for row in read_results("fuzz"):
+        targets.setdefault(row["target"], []).append(row)
+    sums = ("cases", "refused", "read", "found")
+    rows = [
+        [name, *(f"{sum(row[key] for row in found):,}" for key in sums),
+         f"{max(row['slowest_seconds'] for row in found):.1f}"]
+        for name, found in targets.items()
+    ]  # fmt: skip
+    every = [row for found in targets.values() for row in found]
+    rows.append(["all", *(f"{sum(row[key] for row in every):,}" for key in sums), ""])
+    header = ["what", "cases", "refused", "read all the same", "found", "slowest, s"]
+    return f"{table(header, rows)}\n\n`python -m tests.fuzz --cases 20000 --save`."
+
+
+def kills() -> str:
+    """Where processes were killed, and whether they ended with the same bits."""
+    pairs: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in read_results("kills"):
+        engine = row["engine"] + (f", {row['processes']} processes" * (row["processes"] > 1))
+        pairs.setdefault((row["task"], engine), []).append(row)
+    command = "python -m tests.faults.kills --times 50 --save"
+    if not pairs:
+        return _NONE.format(command)
+    rows = []
+    for (task, engine), found in pairs.items():
+        landed: collections.Counter[str] = collections.Counter()
+        half: collections.Counter[str] = collections.Counter()
+        for row in found:
+            landed.update(row["landed"])
+            half.update(row["half_written"])
+        steps, start = (landed.pop(name, 0) for name in ("between steps", "start"))
+        places = ", ".join(f"{name} {count}" for name, count in landed.most_common())
+        equal = all(row["equal"] for row in found)
+        rows.append([
+            task, engine, str(sum(row["kills"] for row in found)), str(start), str(steps),
+            places, str(half.total()), "yes" if equal else "NO",
+        ])  # fmt: skip
+    header = ["task", "engine", "kills", "before any write", "between steps", "at a write of",
+              "files and checkpoints left half-written", "same bits"]  # fmt: skip
+    return f"{table(header, rows)}\n\n`{command}`."
+
+
+def rows() -> str:
+    """What a row of a large file takes."""
+    found = {(row["format"], row["rows"]): row for row in read_results("rows")}
+    command = "python -m benchmarks.rows"
+    if not found:
+        return _NONE.format(command)
+    where = machine([*found.values()][-1])
+    return f"{many_rows.shown([*found.values()])}\n\n`{command}`; {where}."
+
+
+def soak() -> str:
+    """What a process that trains for long holds more and more of."""
+    found = read_results("soak")
+    command = "python -m tests.soak --minutes 60 --save"
+    if not found:
+        return _NONE.format(command)
+    row = found[-1]
+    numbers = {
+        f"one training of {row['minutes']:g} minutes: {row['steps']:,} steps, "
+        f"{row['evaluations']:,} evaluations, {row['checkpoints']:,} checkpoints":
+            f"{row['slope_mib_per_minute']:+.3f} a minute after {row['slope_after_minutes']:.1f}",
+        f"{row['evaluated']:,} evaluations": f"{row['evaluation_growth_mib']:+.1f} after the first "
+        f"{row['evaluated'] // 10}",
+        f"{row['trainers']} `Trainer`s that fit": f"{row['trainer_growth_mib'][-1]:+.1f} after the "
+        f"first {row['trainers'] // 10}, {row['trainer_growth_mib_each']:+.2f} each",
+    }  # fmt: skip
+    lines = table(["in one process", "memory, MiB"], [[*pair] for pair in numbers.items()])
+    return f"{lines}\n\n`{command}`; {machine(row)}."
+
+
+def mutants() -> str:
+    """Which share of small mistakes in a file its tests notice."""
+    files = {row["file"]: row for row in read_results("mutants")}
+    command = "python -m tests.mutate FILE --sample 40 --save"
+    if not files:
+        return _NONE.format(command)
+    sums = ("mutants", "tried", "killed", "explained")
+    cells = [
+        [f"`{name}`", *(str(row[key]) for key in sums), f"{row['killed'] / row['tried']:.0%}"]
+        for name, row in sorted(files.items())
+    ]
+    totals = [sum(row[key] for row in files.values()) for key in sums]
+    cells.append(["all", *map(str, totals), f"{totals[2] / totals[1]:.0%}"])
+    header = ["file", "mutants", "tried", "noticed", "change nothing that matters", "noticed"]
+    lines = [
+        f"- `{name}:{one['line']}`: {one['change']}, in `{one['text']}`"
+        for name, row in sorted(files.items()) for one in row["survivors"] if not one["why"]
+    ]  # fmt: skip
+    left = "\n".join(["\n\nNot noticed, and not explained:\n", *lines]) if lines else ""
+    return f"{table(header, cells)}\n\n`{command}`.{left}"
+
+
+TABLES = {"fuzz": fuzz, "kills": kills, "rows": rows, "soak": soak, "mutants": mutants}

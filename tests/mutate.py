@@ -1,0 +1,239 @@
+"""Changes one small thing in a module at a time, and sees whether its tests notice.
+
+python -m tests.mutate jaxbert/optim/schedules.py                    # every mutant of a file
+python -m tests.mutate jaxbert/optim/*.py --sample 40 --seed 0       # some of each
+python -m tests.mutate jaxbert/weights/rename.py --line 62 --show    # those of a line, with a diff
+
+One process imports what all tests need, but nothing of ours, and forks for each mutant: the child
+imports the package with the mutant in the module's place and runs the module's tests, TESTS, until
+one fails. A child that takes far longer than the tests do is noticed too. Survivors are printed;
+tests/mutants.toml says why some of them change nothing that could matter. Status 1 if others
+survive; --save adds a line for each file to benchmarks/results/mutants.jsonl.
+"""
+
+import argparse
+import difflib
+import importlib
+import importlib.machinery
+import os
+import random
+import signal
+import sys
+import tempfile
+import time
+import tomllib
+from pathlib import Path
+
+from tests.mutants import mutants
+
+ROOT = Path(__file__).parent.parent
+REASONS = ROOT / "tests" / "mutants.toml"
+# The tests of a file, the fast ones first; the doctests of a module are always among them.
+TESTS = {
+    "optim/config.py": ("optim/test_optimizer_config.py",),
+    "optim/groups.py": ("optim/test_groups.py", "optim/test_rate_plan.py"),
+    "optim/layers.py": ("optim/test_layers.py", "optim/test_groups.py", "optim/test_table.py"),
+    "optim/optimizer.py": ("optim/test_optimizer.py", "optim/test_rate_plan.py"),
+    "optim/rate_plan.py": ("optim/test_rate_plan.py", "optim/test_groups.py"),
+    "optim/schedules.py": ("optim/test_schedules.py",),
+    "optim/strategies.py": ("optim/test_strategies.py", "optim/test_rate_plan.py"),
+    "optim/table.py": ("optim/test_table.py",),
+    "tasks/answer_scores.py": ("tasks/test_answer_scores.py",),
+    "tasks/answers.py": ("tasks/test_answers.py", "tasks/test_question_answering.py"),
+    "tasks/entities.py": ("tasks/test_entities.py",),
+    "tasks/label_sets.py": ("tasks/test_multi_label.py", "tasks/test_text_options.py"),
+    "tasks/labels.py": ("data/test_sources.py", "tasks/test_text_options.py"),
+    "tasks/losses.py": ("training/test_losses.py", "tasks/test_text_options.py"),
+    "tasks/masked_lm.py": ("tasks/test_masked_lm.py",),
+    "tasks/metrics.py": ("training/test_metrics.py",),
+    "tasks/multi_label.py": ("tasks/test_multi_label.py",),
+    "tasks/multiple_choice.py": ("tasks/test_multiple_choice.py",),
+    "tasks/question_answering.py": ("tasks/test_question_answering.py",),
+    "tasks/questions.py": ("tasks/test_questions.py", "data/test_squad.py"),
+    "tasks/sentences.py": ("data/test_conll.py", "tasks/test_token_classification.py"),
+    "tasks/token_classification.py": ("tasks/test_token_classification.py",),
+    "tasks/text_classification.py": ("tasks/test_text_options.py", "data/test_sources.py"),
+    "training/step.py": ("training/test_train_step.py", "training/test_losses.py"),
+    "models/attention.py": ("models/test_attention.py", "models/test_fused.py"),
+    "models/dropout.py": ("models/test_dropout.py",),
+    "weights/rename.py": ("weights/test_rename.py", "weights/test_families.py"),
+}
+# What takes seconds to import, and has nothing of ours in it.
+COMMON = (
+    "pytest", "chex", "hypothesis", "jax", "jax.numpy", "flax.nnx", "optax", "orbax.checkpoint",
+    "transformers", "tokenizers", "datasets", "sklearn.metrics", "scipy.stats", "seqeval.metrics",
+    "safetensors.numpy", "beartype", "jaxtyping",
+)  # fmt: skip
+FACTOR, PATIENCE = 5, 60  # a child has FACTOR times what the tests take, and so many seconds
+
+
+class Subject:
+    """A file of the package, its mutants, and whatever runs its tests on them."""
+
+    def __init__(self, path, cache):
+        self.path, self.source = path, path.read_text(encoding="utf-8")
+        self.name = str(path.relative_to(ROOT / "jaxbert"))
+        module = f"jaxbert.{self.name.removesuffix('.py').replace('/', '.')}"
+        tests = [f"tests/{test}" for test in TESTS[self.name]]
+        self._words = [f"tests/test_examples.py::test_examples_run[{module}]", *tests]
+        self._cache, self._limit = cache, 1e9
+        self.mutants = list(mutants(self.source))
+
+    def measure(self):
+        """How long the tests take; RuntimeError where they fail without any change."""
+        for _ in range(2):  # the first compiles what all others find
+            began = time.monotonic()
+            status = self.run([self.source], 1)[0][0]
+            if status != "survived":
+                raise RuntimeError(f"{self.name}: its tests fail as it is, {status}")
+            self.seconds = time.monotonic() - began
+        self._limit = FACTOR * self.seconds + PATIENCE
+
+    def run(self, sources, jobs):
+        """(what became of it, seconds) of each, in their order."""
+        waiting, running, found = list(enumerate(sources)), {}, {}
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                number, source = waiting.pop(0)
+                running[self._start(source)] = number, time.monotonic()
+            for child, (number, began) in list(running.items()):
+                took = time.monotonic() - began
+                done, status = os.waitpid(child, os.WNOHANG)
+                if not done and took > self._limit:
+                    os.kill(child, signal.SIGKILL)
+                    os.waitpid(child, 0)
+                    done, status = child, signal.SIGALRM
+                if done:
+                    del running[child]
+                    found[number] = (_fate(status), took)
+            time.sleep(0.02)
+        return [found[number] for number in range(len(sources))]
+
+    def _start(self, source):
+        child = os.fork()
+        if child:
+            return child
+        status = 3
+        try:
+            with open(os.devnull, "w") as nothing:
+                os.dup2(nothing.fileno(), 1)
+                os.dup2(nothing.fileno(), 2)
+            self._replace(source)
+            status = self._test()
+        finally:
+            os._exit(status)
+
+    def _replace(self, source):
+        """Whoever imports the module gets this source, and no bytecode of another."""
+        loader, path = importlib.machinery.SourceFileLoader, str(self.path)
+        read, stem = loader.get_data, f"{self.path.stem}."
+        compiled = str(self.path.parent / "__pycache__")
+
+        def get_data(itself, asked):
+            folder, name = os.path.split(asked)
+            if folder == compiled and name.startswith(stem):
+                raise OSError("not of this source")
+            return source.encode() if asked == path else read(itself, asked)
+
+        loader.get_data, sys.dont_write_bytecode = get_data, True
+
+    def _test(self):
+        import jax
+        import pytest
+
+        jax.config.update("jax_compilation_cache_dir", self._cache)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+        plugins = ["-p", "no:cacheprovider", "-p", "no:randomly"]
+        return int(pytest.main(["-x", "-q", *plugins, *self._words]))
+
+
+def _fate(status):
+    """Of a child, by its status as the system tells it."""
+    if status == signal.SIGALRM:
+        return "killed: takes too long"
+    code = os.waitstatus_to_exitcode(status)
+    # 1: a test has failed; 2 and 4: the module could not be imported.
+    return {0: "survived", 1: "killed"}.get(code, f"killed: status {code}")
+
+
+def reasons():
+    """{(file, the line's text, change): why a mutant that survives is none}."""
+    if not REASONS.is_file():
+        return {}
+    found = tomllib.loads(REASONS.read_text(encoding="utf-8"))
+    return {
+        (file, row["line"], change): row["why"]
+        for file, rows in found.items() for row in rows for change in row["changes"]
+    }  # fmt: skip
+
+
+def main():
+    """The command."""
+    parser = argparse.ArgumentParser(
+        "python -m tests.mutate", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("files", nargs="+", type=Path, help=f"of {', '.join(TESTS)}")
+    parser.add_argument("--sample", type=int, help="so many mutants of each (default: all)")
+    parser.add_argument("--seed", type=int, default=0, help="of the sample")
+    parser.add_argument("--line", type=int, help="the mutants of this line alone")
+    parser.add_argument("--show", action="store_true", help="the change of a survivor, as a diff")
+    parser.add_argument("--jobs", type=int, default=1, help="children at a time")
+    parser.add_argument("--save", action="store_true", help="append the totals to the results")
+    args = parser.parse_args()
+    os.chdir(ROOT)
+    os.environ |= {"JAX_PLATFORMS": "cpu", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    for name in COMMON:
+        importlib.import_module(name)
+    known, unexplained = reasons(), 0
+    with tempfile.TemporaryDirectory() as cache:
+        os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = f"{cache}/hypothesis"
+        for path in args.files:
+            row = _try(Subject(path.resolve(), cache), args, known)
+            unexplained += sum(not one["why"] for one in row["survivors"])
+            if args.save:
+                from benchmarks.results import append_result, environment
+
+                append_result("mutants", {**row, **environment()})
+    return int(unexplained > 0)
+
+
+def _try(subject, args, known):
+    """The mutants of a file, of which some are printed; a row of them."""
+    chosen = [m for m in subject.mutants if args.line in (None, m.line)]
+    if args.sample is not None and args.sample < len(chosen):
+        chosen = random.Random(args.seed).sample(chosen, args.sample)
+    subject.measure()
+    began, lines, survivors = time.monotonic(), subject.source.splitlines(), []
+    fates = subject.run([mutant.source for mutant in chosen], args.jobs)
+    for mutant, (fate, _) in sorted(zip(chosen, fates, strict=True), key=lambda pair: pair[0][:2]):
+        if fate != "survived":
+            continue
+        text = lines[mutant.line - 1].strip()
+        why = known.get((subject.name, text, mutant.change), "")
+        survivors.append({"line": mutant.line, "text": text, "change": mutant.change, "why": why})
+        print(f"  {subject.name}:{mutant.line}: {mutant.change:30} {text}  {why and f'({why})'}")
+        if args.show:
+            old, new = ast_lines(subject.source), mutant.source.splitlines()
+            print(*difflib.unified_diff(old, new, n=1, lineterm=""), sep="\n")
+    killed = len(chosen) - len(survivors)
+    late = sum(fate == "killed: takes too long" for fate, _ in fates)
+    print(f"{subject.name:32}{killed:5} of {len(chosen)} killed ({late} by their time), of "
+          f"{len(subject.mutants)} mutants; tests {subject.seconds:.1f} s", flush=True)  # fmt: skip
+    return {
+        "file": subject.name, "seed": args.seed, "mutants": len(subject.mutants),
+        "tried": len(chosen), "killed": killed, "killed_by_time": late,
+        "explained": sum(bool(one["why"]) for one in survivors), "survivors": survivors,
+        "tests_seconds": round(subject.seconds, 1), "seconds": round(time.monotonic() - began, 1),
+    }  # fmt: skip
+
+
+def ast_lines(source):
+    """As a mutant that changes nothing has them."""
+    import ast
+
+    return ast.unparse(ast.parse(source)).splitlines()
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
