@@ -42,8 +42,8 @@ class Compute:
         "compute layers twice, keep less: less memory, a third more time", default=False
     )
     scan_layers: bool = _hardware(
-        "compile layers that are alike once, as a loop: compiles in a fraction of the time",
-        default=True,
+        "layers that are alike are a loop: on accelerators that compiles in a fraction of the time",
+        default=False,
     )
     platform: str | None = None
 

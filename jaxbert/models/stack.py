@@ -75,27 +75,23 @@ def run_layers(
     run = nnx.remat(call) if compute.gradient_checkpointing else call
 
     def layer(depth: Any, module: EncoderLayer, x: Array, columns: Array | None = None) -> Array:
-        first_site = 1 + EMBEDDINGS_SITE + SITES_PER_LAYER * depth
+        # A layer that is run again drops something else.
+        first_site = EMBEDDINGS_SITE + 1 + SITES_PER_LAYER * depth
         own = None if state is None else state.from_site(first_site)
         return run(module, x, visibility, relative, own, columns)
 
-    depth = len(order)
-    looped = Repetition(0, 1, 0)
-    if compute.scan_layers:
-        kinds = _kinds([layers[chosen] for chosen in order])
-        looped = repetition(kinds if columns is None else kinds[:-1])
+    chosen = [layers[i] for i in order]
+    alike = chosen if columns is None else chosen[:-1]
+    looped = repetition(_kinds(alike) if compute.scan_layers else [])
     hidden_states = [x]
-    i = 0
-    while i < depth:
-        if i == looped.first and looped.times:
-            chosen = [layers[j] for j in order[i : looped.end]]
-            hidden_states += _loop(layer, chosen, looped, hidden_states[-1])
-            i = looped.end
+    while len(hidden_states) <= len(chosen):
+        depth = len(hidden_states) - 1
+        if looped.times and depth == looped.first:
+            hidden_states += _loop(layer, chosen[depth : looped.end], looped, hidden_states[-1])
             continue
-        wanted = columns if i == depth - 1 else None
-        with jax.named_scope(f"layer_{i}"):
-            hidden_states.append(layer(i, layers[order[i]], hidden_states[-1], wanted))
-        i += 1
+        wanted = columns if depth == len(chosen) - 1 else None
+        with jax.named_scope(f"layer_{depth}"):
+            hidden_states.append(layer(depth, chosen[depth], hidden_states[-1], wanted))
     return tuple(hidden_states)
 
 
