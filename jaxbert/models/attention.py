@@ -31,6 +31,8 @@ from jaxbert.models.positions import rotate
 from jaxbert.models.primitives import Linear, product
 from jaxbert.models.visibility import Visibility, take_columns
 
+ATTENTION_SITE = 0  # of the dropout on the probabilities, the first of a layer's
+
 
 def attention(
     query: Float[Array, "B Q N H"],
@@ -233,12 +235,9 @@ class SelfAttention(nnx.Module):
 
     Args:
       index: of the layer.
-      site: of the dropout on its probabilities.
     """
 
-    def __init__(
-        self, config: EncoderConfig, *, index: int, site: int, compute: Compute, rngs: nnx.Rngs
-    ):
+    def __init__(self, config: EncoderConfig, *, index: int, compute: Compute, rngs: nnx.Rngs):
         width = config.hidden_size
 
         def project(outputs: int, scale: Spread) -> Linear:
@@ -259,7 +258,6 @@ class SelfAttention(nnx.Module):
         self.is_fused = config.fused_projections
         self.heads = config.num_attention_heads
         self.rate = config.dropout_rates.probabilities
-        self.site = site
         self.window = config.window(index)
         self.theta = config.rotary_theta(index)
         self.compute = compute
@@ -291,7 +289,7 @@ class SelfAttention(nnx.Module):
             window=self.window,
             columns=columns,
             rate=self.rate,
-            site=self.site,
+            site=ATTENTION_SITE,
             dropout=dropout,
             compute=self.compute,
         )

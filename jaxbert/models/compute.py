@@ -41,6 +41,10 @@ class Compute:
     gradient_checkpointing: bool = _hardware(
         "compute layers twice, keep less: less memory, a third more time", default=False
     )
+    scan_layers: bool = _hardware(
+        "layers that are alike are a loop: on accelerators that compiles in a fraction of the time",
+        default=False,
+    )
     platform: str | None = None
 
     def __post_init__(self) -> None:

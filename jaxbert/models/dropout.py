@@ -25,6 +25,7 @@ class Dropout(NamedTuple):
 
     key: [] uint32, from `dropout_key`.
     token_index: [B, L] uint32, a number of its own for each token of the global batch.
+    first_site: [] uint32, added to the numbers of sites: those of a layer count from its own first.
 
     Example:
       >>> index = jnp.arange(16, dtype=jnp.uint32).reshape(2, 8)
@@ -35,14 +36,16 @@ class Dropout(NamedTuple):
 
     key: jax.Array
     token_index: jax.Array
+    first_site: jax.Array | np.uint32 = np.uint32(0)
 
     def select(self, columns: jax.Array) -> Dropout:
         """For the tokens in `columns` [B, S] of each row only."""
-        return Dropout(self.key, jnp.take_along_axis(self.token_index, columns, axis=1))
+        chosen = jnp.take_along_axis(self.token_index, columns, axis=1)
+        return self._replace(token_index=chosen)
 
-    def at_depth(self, depth: int) -> Dropout:
-        """For sites that are passed again at that depth of the network, with masks of its own."""
-        return self._replace(key=mix(self.key + jnp.uint32(depth)))
+    def from_site(self, first: jax.Array | int) -> Dropout:
+        """For a part of the network whose own sites count from this one of the whole."""
+        return self._replace(first_site=jnp.asarray(first, jnp.uint32))
 
 
 def mix(x: jax.Array) -> jax.Array:
@@ -75,7 +78,7 @@ def dropout(x: jax.Array, rate: float, site: int, state: Dropout | None) -> jax.
 
     Args:
       rate: in [0, 1); static.
-      site: which dropout of the network this is; static.
+      site: which dropout this is, counted from `state.first_site`; static.
       state: None for none (evaluation).
     """
     if state is None or rate == 0:
@@ -119,8 +122,9 @@ def head_bits(queries: jax.Array, head: jax.Array) -> jax.Array:
 
 
 def token_bits(site: int, state: Dropout) -> jax.Array:
-    """[B, L] uint32: bits of each token for a site of the network."""
-    site_key = mix(state.key + jnp.uint32(site) * _GOLDEN)
+    """[B, L] uint32: bits of each token for a site, counted from `state.first_site`."""
+    number = jnp.uint32(site) + jnp.asarray(state.first_site, jnp.uint32)
+    site_key = mix(state.key + number * _GOLDEN)
     return mix(site_key ^ mix(state.token_index))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -17,9 +17,10 @@ from jaxbert.models.positions import rows_of_table
 from jaxbert.models.primitives import Embedding, LayerNorm, Linear, activation_function
 from jaxbert.models.visibility import Visibility, take_columns
 
-# Dropout sites, numbered along the network.
+# Dropout sites: of the network, and of a layer beside that of its attention, counted from its own.
 EMBEDDINGS_SITE = 0
 SITES_PER_LAYER = 3
+_ATTENDED_SITE, _FED_SITE = 1, 2
 
 
 class Embeddings(nnx.Module):
@@ -114,8 +115,7 @@ class EncoderLayer(nnx.Module):
 
         self.is_gated = config.feed_forward == "gated"
         self.is_pre_norm = config.norm == "pre"
-        self.site = 1 + SITES_PER_LAYER * index
-        self.attention = attention(config, index=index, site=self.site, compute=compute, rngs=rngs)
+        self.attention = attention(config, index=index, compute=compute, rngs=rngs)
         self.attention_norm = norm() if index or config.first_norm else _as_it_is
         self.intermediate = linear(width, 2 * inner if self.is_gated else inner, config.spread)
         self.output = linear(inner, width, config.output_spread)
@@ -136,7 +136,7 @@ class EncoderLayer(nnx.Module):
         attended = self.attention(read, visibility, relative, state, columns)
         if columns is not None:
             x, state = take_columns(x, columns), state and state.select(columns)
-        x = x + dropout(attended, self.rates.attention, self.site + 1, state)
+        x = x + dropout(attended, self.rates.attention, _ATTENDED_SITE, state)
         if self.is_pre_norm:
             return x + self._feed_forward(self.output_norm(x), state)
         x = self.attention_norm(x)
@@ -144,15 +144,14 @@ class EncoderLayer(nnx.Module):
 
     @jax.named_scope("feed_forward")
     def _feed_forward(self, x: Float[Array, "B Q D"], state: Dropout | None) -> Array:
-        site = self.site + 2
         inner = self.intermediate(x)
         if self.is_gated:
             inner, gate = jnp.split(inner, 2, axis=-1)
             inner = self._activate(inner) * gate
         else:
             inner = self._activate(inner)
-        fed = self.output(dropout(inner, self.rates.inner, site, state))
-        return dropout(fed, self.rates.output, site, state)
+        fed = self.output(dropout(inner, self.rates.inner, _FED_SITE, state))
+        return dropout(fed, self.rates.output, _FED_SITE, state)
 
     @jax.named_scope("activation")
     def _activate(self, x: Array) -> Array:
@@ -186,37 +185,3 @@ class Pooler(Linear):
     @jax.named_scope("pooler")
     def __call__(self, first: Float[Array, "... D"]) -> Float[Array, "... D"]:
         return jnp.tanh(super().__call__(first))
-
-
-def run_layers(
-    layers: Sequence[EncoderLayer],
-    order: Sequence[int],
-    x: Float[Array, "B L D"],
-    visibility: Visibility,
-    relative: Array | None,
-    state: Dropout | None,
-    columns: Int[Array, "B Q"] | None,
-    *,
-    remat: bool,
-) -> tuple[Array, ...]:
-    """The input [B, L, D] and each layer's output, in order.
-
-    Where only the tokens in `columns` of the last layer are wanted, it computes no others (but
-    their keys and values), and its output is [B, Q, D].
-
-    Args:
-      order: which of `layers` is run at each depth; one may be run several times.
-      relative: see `Embeddings.relative`.
-      remat: keep only each layer's input for the backward pass.
-    """
-    run = nnx.remat(EncoderLayer.__call__) if remat else EncoderLayer.__call__
-    hidden_states = [x]
-    for i, chosen in enumerate(order):
-        wanted = columns if i == len(order) - 1 else None
-        # A layer that is run again drops something else.
-        own = state if state is None or chosen not in order[:i] else state.at_depth(i)
-        with jax.named_scope(f"layer_{i}"):
-            hidden_states.append(
-                run(layers[chosen], hidden_states[-1], visibility, relative, own, wanted)
-            )
-    return tuple(hidden_states)

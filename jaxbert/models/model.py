@@ -19,10 +19,11 @@ from jaxbert.models.attention import SelfAttention
 from jaxbert.models.compute import Compute
 from jaxbert.models.config import EncoderConfig
 from jaxbert.models.dropout import Dropout
-from jaxbert.models.encoder import Embeddings, EncoderLayer, Pooler, run_layers
+from jaxbert.models.encoder import Embeddings, EncoderLayer, Pooler
 from jaxbert.models.outputs import EncoderOutput
 from jaxbert.models.positions import places
 from jaxbert.models.primitives import LayerNorm
+from jaxbert.models.stack import run_layers
 from jaxbert.models.visibility import Visibility, take_columns
 from jaxbert.weights.pretrained import PretrainedMixin, draw_parameters, flatten
 
@@ -179,7 +180,7 @@ class EncoderModel(Model):
             self.embeddings.relative(ids.shape[1]),
             dropout,
             first if pooled_only else None,
-            remat=self.compute.gradient_checkpointing,
+            self.compute,
         )
         last = hidden_states[-1] if self.final_norm is None else self.final_norm(hidden_states[-1])
         read = last if pooled_only else take_columns(last, first)

@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxbert.errors import InputError
 from jaxbert.models import heads, model
-from jaxbert.models.attention import SelfAttention, attention
+from jaxbert.models.attention import ATTENTION_SITE, SelfAttention, attention
 from jaxbert.models.compute import Compute
 from jaxbert.models.config import EncoderConfig
 from jaxbert.models.dropout import Dropout, dropout
@@ -195,10 +195,8 @@ class DisentangledSelfAttention(SelfAttention):
     Reference: He et al. 2021, equations 2 to 4.
     """
 
-    def __init__(
-        self, config: DebertaV2Config, *, index: int, site: int, compute: Compute, rngs: nnx.Rngs
-    ):
-        super().__init__(config, index=index, site=site, compute=compute, rngs=rngs)
+    def __init__(self, config: DebertaV2Config, *, index: int, compute: Compute, rngs: nnx.Rngs):
+        super().__init__(config, index=index, compute=compute, rngs=rngs)
 
         def project(kind: str) -> Linear | None:
             if config.share_att_key or kind not in config.pos_att_type:
@@ -208,7 +206,6 @@ class DisentangledSelfAttention(SelfAttention):
 
         self.position_key, self.position_query = project("c2p"), project("p2c")
         self.config = config
-        self.table_site = _TABLE_SITE + index
 
     @jax.named_scope("attention")
     def __call__(
@@ -234,7 +231,7 @@ class DisentangledSelfAttention(SelfAttention):
             bias=self._by_distance(query, key, relative, dropout) * scale,
             scale=scale,
             rate=self.rate,
-            site=self.site,
+            site=ATTENTION_SITE,
             dropout=dropout,
             compute=self.compute,
         )
@@ -248,8 +245,7 @@ class DisentangledSelfAttention(SelfAttention):
         if state is not None:
             rows = jnp.arange(table.shape[0], dtype=jnp.uint32)[None]
             rate = self.config.hidden_dropout_prob
-            own = Dropout(state.key, rows)
-            table = dropout(table[None], rate, self.table_site, own)[0]
+            table = dropout(table[None], rate, _TABLE_SITE, state._replace(token_index=rows))[0]
         score = jnp.zeros((1, 1, 1, 1), self.compute.activation_dtype)
         if "c2p" in kinds:
             place = self._places(self.position_key or self.key, table, distances(length))
