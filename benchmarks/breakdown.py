@@ -89,17 +89,25 @@ def shared_time(events: list[tuple[float, float, str]]) -> dict[str, float]:
     return dict(found)
 
 
-def _events(directory: str, parts: dict[str, str]) -> list[tuple[float, float, str]]:
-    """(start, end, label) of a trace's operations, in seconds."""
+def trace_file(directory: str) -> Path:
+    """What `jax.profiler.trace` has written there."""
     (path,) = Path(directory).glob("**/*.trace.json.gz")
-    with gzip.open(path) as file:
+    return path
+
+
+def trace_events(directory: str, parts: dict[str, str]) -> list[tuple[float, float, str]]:
+    """(start, end, label) of a trace's operations, in seconds."""
+    with gzip.open(trace_file(directory)) as file:
         events = json.load(file)["traceEvents"]
-    return [
-        (event["ts"] / 1e6, (event["ts"] + event["dur"]) / 1e6, parts.get(event["name"], REST))
+    named = [
+        (event["args"]["hlo_op"], event["ts"], event["dur"])
         for event in events
-        if event.get("ph") == "X"
-        and "hlo_op" in event.get("args", {})
-        and not _CONTROL.match(event["name"])
+        if event.get("ph") == "X" and "hlo_op" in event.get("args", {})
+    ]
+    return [
+        (start / 1e6, (start + took) / 1e6, parts.get(name, REST))
+        for name, start, took in named
+        if not _CONTROL.match(name)
     ]
 
 
@@ -136,7 +144,7 @@ def _traced(run: Callable[[], Any], parts: dict[str, str]) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as directory:
         with jax.profiler.trace(directory):
             run()
-        return shared_time(_events(directory, parts))
+        return shared_time(trace_events(directory, parts))
 
 
 def main() -> None:

@@ -4,6 +4,7 @@
     python -m benchmarks.compare --full --rounds 11
     python -m benchmarks.compare --families --rounds 4    # every family's base size, float32
     python -m benchmarks.compare --only reviews-float32 --examples 2000
+    python -m benchmarks.compare --device gpu             # BERT-base and -large, bfloat16
 
 Prints a table, and appends a line for every side and workload to benchmarks/results/speed.jsonl.
 benchmarks/README.md has the protocol. This process imports no framework: it holds no memory and
@@ -28,7 +29,15 @@ from typing import Any, NamedTuple
 
 from benchmarks.protocol import ERROR_LINES, SideError, SideProcess
 from benchmarks.results import RESULTS, append_result, cores, environment
-from benchmarks.workload import FAMILIES, FULL, QUICK, TOLERANCE, WORKLOADS, Workload
+from benchmarks.workload import (
+    ACCELERATOR,
+    FAMILIES,
+    FULL,
+    QUICK,
+    TOLERANCE,
+    WORKLOADS,
+    Workload,
+)
 from jaxbert.cpu import ALLOCATOR
 
 NAME = "speed"
@@ -38,11 +47,13 @@ class SideSpec(NamedTuple):
     """The program of a side, and what it is loaded with beside the workload.
 
     environment: the virtual environment beside the project that it needs; "" is this one.
+    devices: where it runs.
     """
 
     module: str
     options: dict[str, Any]
     environment: str = ""
+    devices: tuple[str, ...] = ("cpu", "gpu", "tpu")
 
     def python(self) -> str:
         """The interpreter that runs it."""
@@ -54,9 +65,9 @@ class SideSpec(NamedTuple):
         """Whether its environment has been made."""
         return Path(self.python()).exists()
 
-    def serves(self, workload: Workload) -> bool:
+    def serves(self, workload: Workload, device: str) -> bool:
         """Not where another dtype of its own is the workload's anyway; elsewhere BERT alone."""
-        if self.environment and workload in FAMILIES:
+        if device not in self.devices or (self.environment and workload in FAMILIES):
             return False
         return self.options.get("dtype") != workload.dtype
 
@@ -65,6 +76,10 @@ SIDES = {
     "jaxbert": SideSpec("benchmarks.side_jaxbert", {}),
     "torch-eager": SideSpec("benchmarks.side_torch", {"compile": False}),
     "torch-compiled": SideSpec("benchmarks.side_torch", {"compile": True}),
+    # The others leave it to PyTorch which kernel computes attention.
+    "torch-flash": SideSpec(
+        "benchmarks.side_torch", {"compile": True, "flash": True}, "", ("gpu",)
+    ),
     # In bfloat16, its products in float32 may be the faster: its best is the better of the two.
     "hf-flax": SideSpec("benchmarks.side_hf_flax", {}, "hf-flax"),
     "hf-flax-float32": SideSpec("benchmarks.side_hf_flax", {"dtype": "float32"}, "hf-flax"),
@@ -241,13 +256,13 @@ def rows(workload: Workload, results: Mapping[str, Mapping[str, Any]], env: Mapp
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Status 0 if every side of every workload was measured, else 1."""
-    args = _parser().parse_args(argv)
+    args = parser().parse_args(argv)
     given = sys.argv[1:] if argv is None else argv
     command = shlex.join(["python", "-m", "benchmarks.compare", *given])
     whole = True
     for workload in _chosen(args):
         with tempfile.TemporaryDirectory(prefix="jaxbert-bench-") as directory:
-            sides = [name for name in args.sides if SIDES[name].serves(workload)]
+            sides = [name for name in args.sides if SIDES[name].serves(workload, args.device)]
             comparison = Comparison(workload, sides, args.device, Path(directory))
             try:
                 results = comparison.run(args.rounds)
@@ -262,7 +277,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _chosen(args: argparse.Namespace) -> list[Workload]:
-    chosen = FULL if args.full else QUICK
+    quick = QUICK
+    if args.device != "cpu":
+        quick = [work for work in ACCELERATOR if work.dtype == "bfloat16"]
+    chosen = FULL if args.full else quick
     if args.families:
         chosen = [work for work in FAMILIES if work.dtype == "float32"]
     if args.only:
@@ -275,7 +293,8 @@ def _chosen(args: argparse.Namespace) -> list[Workload]:
     ]
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+    """Of the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.compare", description=__doc__.partition("\n")[0]
     )

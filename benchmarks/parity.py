@@ -1,6 +1,7 @@
 """How far every model is from `transformers` in PyTorch on the same weights, in float32.
 
     python -m benchmarks.parity      # prints, and adds a line a model to results/parity.jsonl
+    python -m benchmarks.parity --only ForSequenceClassification --results DIR
 
 Random models of every family (3 layers, 48 wide, spread-out weights) on three rows of which two are
 mostly padding, and the demo model on 32 sentences of its test set; at tokens, for nobody reads what
@@ -9,7 +10,11 @@ is computed of padding. The limits are in tests/parity.
 
 from __future__ import annotations
 
+import argparse
+import shlex
+import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +25,15 @@ import torch
 import transformers
 
 import jaxbert.models as models
-from benchmarks.results import append_result, environment
+from benchmarks.results import RESULTS, append_result, environment
 from jaxbert.data import load_demo
 from jaxbert.models import merge_model, split_model
 from jaxbert.models.auto import FAMILIES, HEADS, config_class, model_class
 from jaxbert.tasks import load_examples
 
 ROWS, LENGTH = 3, 24
+PROMISED = {"outputs": 1e-5, "gradients": 1e-4}
+DEMO = "demo model, hidden states"
 Arrays = list[Any]
 
 
@@ -145,18 +152,40 @@ def measure_demo() -> dict[str, Any]:
     distance = farthest(
         [tokens * np.asarray(x) for x in ours], [torch.tensor(tokens) * x for x in theirs]
     )
-    return {"model": "demo model, hidden states", "outputs": distance, "gradients": None}
+    return {"model": DEMO, "outputs": distance, "gradients": None}
 
 
-def main() -> None:
-    """Measures, prints and keeps every row."""
-    shared = {"command": "python -m benchmarks.parity", **environment()}
-    random = ((f, head) for f, row in FAMILIES.items() for head in (*HEADS, *row.further))
-    for row in [*(measure_random(*case) for case in random), measure_demo()]:
+def parser() -> argparse.ArgumentParser:
+    """Of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--only", default="", metavar="TEXT", help="models whose name contains it")
+    parser.add_argument("--results", type=Path, default=RESULTS, metavar="DIR")
+    return parser
+
+
+def main() -> int:
+    """Measures, prints and keeps every row; status 1 where one is too far off."""
+    args = parser().parse_args()
+    command = shlex.join(["python", "-m", "benchmarks.parity", *sys.argv[1:]])
+    shared = {"command": command, "platform": jax.default_backend(), **environment()}
+    fine = True
+    for row in _rows(args.only):
         gradients = "" if row["gradients"] is None else f"{row['gradients']:.1e}"
-        print(f"{row['model']:32} outputs {row['outputs']:.1e}  gradients {gradients}")
-        append_result("parity", row | shared)
+        print(f"{row['model']:32} outputs {row['outputs']:.1e}  gradients {gradients}", flush=True)
+        # Said so that NaN does not pass.
+        fine &= all((row[what] or 0.0) <= most for what, most in PROMISED.items())
+        append_result("parity", row | shared, args.results)
+    return int(not fine)
+
+
+def _rows(only: str) -> Iterator[dict[str, Any]]:
+    for family, row in FAMILIES.items():
+        for head in (*HEADS, *row.further):
+            if only in f"{row.prefix}{head}":
+                yield measure_random(family, head)
+    if only in DEMO:
+        yield measure_demo()
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

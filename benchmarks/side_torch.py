@@ -30,9 +30,12 @@ class TorchSide(Side):
 
     Args:
       compile: whether the model goes through torch.compile.
+      flash: attention by FlashAttention's kernel or not at all; else PyTorch chooses.
     """
 
-    def __init__(self, workload: Workload, directory: Path, device: str, compile: bool) -> None:
+    def __init__(
+        self, workload: Workload, directory: Path, device: str, compile: bool, flash: bool = False
+    ) -> None:
         if device not in DEVICES:
             raise ValueError(f"{device=}: PyTorch is measured on {', '.join(DEVICES)}")
         self.workload = workload
@@ -40,6 +43,9 @@ class TorchSide(Side):
         torch.set_num_threads(cores())
         torch.manual_seed(workload.seed)
         self._data = read_data(directory)
+        if flash:
+            for switch in ("cudnn", "mem_efficient", "math"):
+                getattr(torch.backends.cuda, f"enable_{switch}_sdp")(False)
         # SDPA is what it takes by itself, and asked for by name it is refused where there is none.
         self._model = transformers.AutoModelForSequenceClassification.from_pretrained(
             directory / "model", dtype=torch.float32

@@ -20,6 +20,7 @@ from typing import Any
 from benchmarks import trust_tables
 from benchmarks.level_tables import level, whole_runs
 from benchmarks.markdown import machine, table
+from benchmarks.plan_tables import plan_parts, plans
 from benchmarks.results import RESULTS, read_results
 from benchmarks.speed_tables import breakdown, families, main_speed, speed
 from jaxbert.lab import report, verdicts
@@ -185,47 +186,6 @@ def windows() -> str:
     return f"{table(header, rows)}\n\n`python -m benchmarks.windows`; {where}."
 
 
-PLAN = ("model", "topology", "batch_size", "max_length", "mesh", "attention_dropout")
-KERNELS = {"tpu_custom_call": "Pallas", "__cudnn": "cuDNN"}
-PLAN_COLUMNS = {
-    "model": lambda row: row["model"],
-    "slice": lambda row: row["topology"],
-    "batch": lambda row: f"{row['batch_size']} x {row['max_length']}",
-    "mesh": lambda row: row["mesh"],
-    "peak memory, GB": lambda row: f"{row['peak'] / 1e9:.1f} of {row['memory'] / 1e9:.0f}",
-    "FLOPs beyond the model's": lambda row: f"{row['waste']:+.1%}",
-    "sent, GB": lambda row: _sent(row),
-    "estimate, ms": lambda row: f"{1000 * row['estimated_seconds']:.0f}",
-    "utilization, at most": lambda row: f"{row['utilisation']:.0%}",
-    "attention": lambda row: _kernels(row),
-}
-
-
-def plans() -> str:
-    """Every plan: memory of a device, waste, and the estimate."""
-    found = {tuple(row[field] for field in PLAN): row for row in read_results("plans")}
-    if not found:
-        return "Not planned yet: `python -m benchmarks.plans` does."
-    rows = [[cell(row) for cell in PLAN_COLUMNS.values()] for row in found.values()]
-    note = (
-        "`python -m benchmarks.plans`: bfloat16 products, AdamW, all rows of full length; memory "
-        "and sent bytes of one device. Compiled, not run: an estimate is at the makers' published "
-        "peaks, which no real step reaches."
-    )
-    return f"{table(list(PLAN_COLUMNS), rows)}\n\n{note}"
-
-
-def _sent(row: dict[str, Any]) -> str:
-    return f"{sum(kind['bytes'] for kind in row['sent'].values()) / 1e9:.2f}"
-
-
-def _kernels(row: dict[str, Any]) -> str:
-    names = {short for name in row["kernels"] for start, short in KERNELS.items()
-             if name.startswith(start)}  # fmt: skip
-    dropout = ", no dropout" if row["attention_dropout"] == 0 else ""
-    return (", ".join(sorted(names)) or "plain") + dropout
-
-
 def lab() -> str:
     """Verdicts, results and differences of the committed study, and the sweep."""
     parts = []
@@ -290,6 +250,7 @@ TABLES = {
     "claims": claims,
     "plans": plans,
     **trust_tables.TABLES,
+    "plan parts": plan_parts,
 }
 MARKED = re.compile(r"(<!-- begin: (.*?) -->\n).*?(<!-- end: \2 -->)", flags=re.S)
 

@@ -113,6 +113,16 @@ FAMILIES = [
     for kind, steps in (("train", 1), ("infer", 2))
     for work in _both(f"{name}-{kind}", steps, kind=kind, preset=preset, batch=8)
 ]
+# What fills an accelerator.
+ACCELERATOR = [
+    work
+    for name, preset, batch, length in (
+        ("base-64x128", BASE, 64, 128),
+        ("base-16x512", BASE, 16, 512),
+        ("large-16x512", "bert-large-uncased", 16, 512),
+    )
+    for work in _both(f"{name}-train", 8, preset=preset, batch=batch, length=length)
+]
 LENGTHS = [
     work
     for length in (32, 64, 128, 256, 512)
@@ -133,7 +143,9 @@ SMOKE = [
         padding="grouped",
     ),
 ]
-WORKLOADS = {workload.name: workload for workload in [*FULL, *FAMILIES, *LENGTHS, *SMOKE]}
+WORKLOADS = {
+    workload.name: workload for workload in [*FULL, *FAMILIES, *ACCELERATOR, *LENGTHS, *SMOKE]
+}
 
 
 class Data(NamedTuple):

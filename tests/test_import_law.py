@@ -41,7 +41,7 @@ ORDER = {
     "data": "squad lines conll tables sources features tokenization packing batching prefetch demo",
     "optim": "schedules layers config strategies groups optimizer rate_plan table",
     "lab": "data drift run study range_test journals statistics verdicts plots report",
-    "plan": "hardware flops hlo compile search",
+    "plan": "hardware flops hlo products sending traffic costs compile search",
     "cli": "flags data_options options common finetune infer export rates lab plan main",
     "training": (
         "distributed config engines step assemble predictor sentences pooling embedding"

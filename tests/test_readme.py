@@ -99,6 +99,9 @@ def submitted(words):
 def recipe(script, words):
     """The first argument is the run's directory, the rest goes to `finetune`."""
     assert (ROOT / script).is_file()
+    if script == "scripts/gpu_check.sh":  # which takes a directory and no more
+        assert len(words) <= 1
+        return
     needed = [] if words[1:] else ["--resume"]
     make_parser().parse_args(["finetune", "--output", words[0], *needed, *words[1:]])
 

@@ -205,7 +205,8 @@ class PlanOptions(Checked):
     compute: Compute = part(Compute, dtype="bfloat16")
     training: TrainConfig = part(TrainConfig, parallel="mesh")
     search: bool = _run(
-        "the largest batch that fits, and the smallest slice that holds --batch-size",
+        "the fastest mesh where --mesh names none, the largest batch that fits, and the smallest "
+        "slice that holds --batch-size",
         default=False,
     )
     json: str | None = _run("append each plan to it, as a line", default=None, metavar="FILE")

@@ -24,6 +24,7 @@ _FLAGS = (
     "compute",
     "training.batch_size",
     "training.max_length",
+    "training.accumulation",
     "training.mesh",
     "training.optimizer.optimizer",
     "search",
@@ -41,9 +42,6 @@ def run(args: argparse.Namespace) -> None:
     """`jaxbert plan`."""
     # Nothing is run, so JAX must not look for devices; it reads this when it is imported.
     os.environ["JAX_PLATFORMS"] = "cpu"
-    from jaxbert.plan import largest_batch, smallest_slice
-    from jaxbert.plan.hardware import parse_topology
-
     # No strategy is planned for: what a step takes depends on the optimizer, not on its rates.
     optimizer = {"training.optimizer.optimizer": OptimizerConfig.optimizer}
     options = resolve(PlanOptions, optimizer | vars(args))
@@ -53,18 +51,40 @@ def run(args: argparse.Namespace) -> None:
     if options.attention_dropout is not None:
         dropout = options.attention_dropout
         config = dataclasses.replace(config, attention_probs_dropout_prob=dropout)
-    if not options.search:
+    if options.search:
+        _search(options, config)
+    else:
         _show(options, _make(options, config))
-        return
+
+
+def _search(options: PlanOptions, config: Any) -> None:
+    """The best of many plans, in three directions."""
+    from jaxbert.plan import DoesNotFit, fastest_meshes, largest_batch, smallest_slice
+    from jaxbert.plan.hardware import parse_topology
+
     kind, devices = options.topology.partition(":")[0], parse_topology(options.topology)[2]
-    found = largest_batch(lambda n: _make(options, config, batch_size=n), devices)
-    _show(options, found, "largest batch")
+    mesh, parts = options.training.mesh, options.training.accumulation
+    if mesh is None:
+        mesh = f"fsdp={devices}"  # holds the most
+        try:
+            found = fastest_meshes(lambda mesh: _make(options, config, mesh=mesh), devices)
+            mesh = _axes(found[0], "=", ",")
+            _show(options, found[0], "fastest mesh")
+            for plan in found[1:]:
+                print(f"  {'slower':<32}{_axes(plan)}: {plan.modelled_seconds * 1e3:.1f} ms")
+        except DoesNotFit as error:
+            print(f"no mesh holds the batch: {error}")
+
+    def of(batch_size: int) -> Plan:
+        return _make(options, config, batch_size=batch_size, mesh=mesh)
+
+    _show(options, largest_batch(of, devices * parts), "largest batch")
 
     def on(name: str) -> Plan:
         return _make(options, config, name, mesh=f"fsdp={parse_topology(name)[2]}")
 
-    found = smallest_slice(on, kind, options.training.batch_size)
-    _show(options, found, "smallest slice")
+    smallest = smallest_slice(on, kind, options.training.batch_size, parts)
+    _show(options, smallest, "smallest slice")
 
 
 def _make(options: PlanOptions, config: Any, topology: str | None = None, **training: Any) -> Plan:
@@ -83,8 +103,8 @@ def _show(options: PlanOptions, plan: Plan, title: str | None = None) -> None:
 
     if title:
         print(f"{title}:")
-    for name, value in _lines(plan):
-        print(f"  {name:<30}{value}")
+    for name, value in (*_memory(plan), *_work(plan), *_times(plan), *_parts(plan)):
+        print(f"  {name:<32}{value}".rstrip())
     if options.json:
         line = {
             "jax": jax.__version__,
@@ -102,33 +122,77 @@ def _show(options: PlanOptions, plan: Plan, title: str | None = None) -> None:
             file.write(json.dumps(line, allow_nan=False) + "\n")
 
 
-def _lines(plan: Plan) -> Iterator[tuple[str, Any]]:
-    mesh = ", ".join(f"{axis} {size}" for axis, size in plan.mesh.items())
-    yield "topology", f"{plan.topology} ({mesh})"
-    yield "batch", f"{plan.batch_size} x {plan.max_length} tokens, {plan.dtype}"
+_Lines = Iterator[tuple[str, str]]
+
+
+def _memory(plan: Plan) -> _Lines:
+    yield "topology", f"{plan.topology} ({_axes(plan)})"
+    parts = f" in {plan.accumulation} parts" if plan.accumulation > 1 else ""
+    yield "batch", f"{plan.batch_size} x {plan.max_length} tokens{parts}, {plan.dtype}"
     yield "of each device", ""
     yield "  parameters", _bytes(plan.params)
     yield "  optimizer state", _bytes(plan.optimizer_state)
     yield "  activations", _bytes(plan.activations)
     share = f"{_bytes(plan.peak)} of {_bytes(plan.memory)}"
     yield "  peak memory", f"{share}: {'fits' if plan.fits else 'DOES NOT FIT'}"
+
+
+def _work(plan: Plan) -> _Lines:
     waste = f"{plan.flops / 1e9:,.1f} G, {plan.waste:+.1%} of what the model asks for"
     yield "  FLOPs of products", waste
-    yield "  moved to and from memory", _bytes(plan.bytes_moved)
+    yield "  main memory, read and written", _bytes(plan.hbm_bytes)
+    if plan.vmem_bytes:
+        yield "  on the chip, the same", _bytes(plan.vmem_bytes)
     for kind, sent in sorted(plan.sent.items()):
-        about = f"{sent['count']} of {_bytes(sent['bytes'])}, {sent['seconds'] * 1e3:.2f} ms"
-        yield f"  {kind}", about
+        yield f"  {kind}", f"{sent['count']} of {_bytes(sent['bytes'])}"
     names = ", ".join(f"{count} x {name}" for name, count in plan.kernels.items())
     yield "attention kernels", names or "none: plain products"
-    per_second = plan.batch_size / plan.estimated_seconds
+
+
+def _times(plan: Plan) -> _Lines:
+    """Each with what it is: a bound, a model, or a measurement."""
+    for what, seconds in plan.bounds.items():
+        yield f"{what}, a bound", f"{_ms(seconds)}: no step of this program is faster"
+    per_second = plan.batch_size / plan.modelled_seconds
     yield (
-        "estimate, at published peaks",
-        (
-            f"{plan.estimated_seconds * 1e3:.1f} ms a step, {per_second:,.0f} examples/s, "
-            f"utilisation at most {plan.utilisation:.0%}"
-        ),
+        "a step, modelled",
+        f"{_ms(plan.modelled_seconds)}, {per_second:,.0f} examples/s, utilisation "
+        f"{plan.utilisation:.0%}: no measurement, and no bound",
     )
-    yield "compiled in", f"{plan.compile_seconds:.0f} s"
+    sending = sum(sent["seconds"] for sent in plan.sent.values())
+    if sending:
+        yield "  of it sending", f"{_ms(sending)}: on rings, one after the other, beside nothing"
+    roofline = sum(cost.roofline_seconds for cost in plan.parts.values())
+    compiler = sum(cost.seconds for cost in plan.parts.values()) - roofline
+    if compiler:
+        yield "  of it by the compiler", f"{_ms(compiler)}: the cycles that it estimates"
+    yield "  of it at published peaks", f"{_ms(roofline)}: where the compiler estimates nothing"
+    yield "compiled in", f"{plan.compile_seconds:.0f} s, measured"
+
+
+def _parts(plan: Plan) -> _Lines:
+    """A table of the model's parts."""
+    row = "{:>9}{:>12}{:>11}{:>11}{:>12}".format
+    yield "by part, modelled", row("ms", "products", "FLOPs, G", "memory", "on the chip")
+    for name, cost in sorted(plan.parts.items(), key=lambda pair: -pair[1].seconds):
+        yield (
+            f"  {name}",
+            row(
+                f"{1e3 * cost.seconds:.2f}",
+                f"{1e3 * cost.product_seconds:.2f}",
+                f"{cost.flops / 1e9:,.1f}",
+                _bytes(cost.hbm_bytes),
+                _bytes(cost.vmem_bytes),
+            ),
+        )
+
+
+def _axes(plan: Plan, equals: str = " ", comma: str = ", ") -> str:
+    return comma.join(f"{axis}{equals}{size}" for axis, size in plan.mesh.items())
+
+
+def _ms(seconds: float) -> str:
+    return f"{seconds * 1e3:.1f} ms"
 
 
 def _bytes(count: float) -> str:

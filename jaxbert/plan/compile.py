@@ -13,9 +13,12 @@ import jax.numpy as jnp
 
 from jaxbert.errors import DoesNotFit, InputError
 from jaxbert.models import Compute, EncoderConfig, split_model
+from jaxbert.plan.costs import Cost, costs
 from jaxbert.plan.flops import training_flops
 from jaxbert.plan.hardware import Topology
-from jaxbert.plan.hlo import Program, bytes_moved, collectives, product_flops
+from jaxbert.plan.hlo import Program
+from jaxbert.plan.products import product_flops
+from jaxbert.plan.sending import collectives
 from jaxbert.tasks import TEXT_CLASSIFICATION, abstract_model
 from jaxbert.training.assemble import check_max_length, make_step
 from jaxbert.training.config import TrainConfig
@@ -35,11 +38,18 @@ class Plan:
       activations: the largest size of everything that lives during a step only.
       peak: the most that is held at a time. fits: whether it is within `memory`.
       flops: of the products in the compiled program; model_flops: those that the model asks for.
-      bytes_moved: to and from the device's memory.
-      sent: {kind of collective: {"count", "bytes", "seconds"}}, the seconds at the links' speed.
-      estimated_seconds: of a step: the longer of computing and moving, and then sending. At
-        published peaks, so no step is faster; real ones are slower.
-      utilisation: model_flops over what the device could do in that time.
+      hbm_bytes: read from and written to the device's memory; on a TPU what stays on the chip is in
+        vmem_bytes instead. On a GPU caches may save some of it: none is assumed.
+      sent: {kind of collective: {"count", "bytes", "seconds"}}, the seconds on a ring at the links'
+        speed.
+      bounds: {what: seconds}, each of which no step of this program can go below: its products at
+        the chip's peak, and on a TPU its bytes at the memory's bandwidth, what it sends at the
+        links' speed.
+      modelled_seconds: of a step, by the compiler's estimate of each operation where it has one;
+        else the longer of computing and moving, at published peaks. Nothing is sent meanwhile.
+        Neither a measurement nor a bound.
+      utilisation: model_flops over what the device could do in the modelled time.
+      parts: {part of the model: its share of all of it}.
       kernels: how many custom kernels of which kind compute attention.
     """
 
@@ -47,6 +57,7 @@ class Plan:
     mesh: dict[str, int]
     batch_size: int
     max_length: int
+    accumulation: int
     dtype: str
     params: int
     optimizer_state: int
@@ -55,10 +66,13 @@ class Plan:
     memory: int
     flops: int
     model_flops: int
-    bytes_moved: int
+    hbm_bytes: int
+    vmem_bytes: int
     sent: dict[str, dict[str, float]]
-    estimated_seconds: float
+    bounds: dict[str, float]
+    modelled_seconds: float
     utilisation: float
+    parts: dict[str, Cost]
     kernels: dict[str, int]
     compile_seconds: float
 
@@ -82,7 +96,8 @@ def make_plan(
     """Compiles the training step of a sequence classifier, every row of full length.
 
     Args:
-      training: of it batch_size, max_length, optimizer and mesh; everything is split over a mesh.
+      training: of it batch_size, accumulation, max_length, optimizer and mesh; everything is split
+        over a mesh.
       compute: dtypes and memory; the platform is the topology's.
 
     Raises:
@@ -92,7 +107,7 @@ def make_plan(
     dtype = compute.dtype
     _check(model, topology, training, dtype)
     engine = make_engine("mesh", training.mesh, topology.devices)
-    engine.check(training.batch_size, 1)
+    engine.check(training.batch_size, training.accumulation)
     compute = dataclasses.replace(compute, platform=topology.chip.platform)
     step, state, rest = _step(model, compute, training, engine)
     start = time.perf_counter()
@@ -105,30 +120,29 @@ def make_plan(
         raise DoesNotFit(f"{topology.name}, batch_size={training.batch_size}: {error}") from None
     seconds = time.perf_counter() - start
     program, devices = Program(compiled.as_text()), len(topology.devices)
-    memory, costs = _memory(compiled), _costs(compiled, program, topology, dtype)
+    memory, step_costs = _memory(compiled), _costs(program, topology, dtype)
     asked = training_flops(model, training.batch_size, training.max_length) // devices
     return Plan(
         topology=topology.name,
         mesh=dict(engine.mesh.shape),
         batch_size=training.batch_size,
         max_length=training.max_length,
+        accumulation=training.accumulation,
         dtype=dtype,
         params=_held(state.params),
         optimizer_state=_held(state.opt_state),
         activations=memory["activations"],
         peak=memory["peak"],
         memory=int(topology.chip.memory),
-        **costs,
+        **step_costs,
         model_flops=asked,
-        utilisation=asked / (costs["estimated_seconds"] * topology.chip.flops[dtype]),
+        utilisation=asked / (step_costs["modelled_seconds"] * topology.chip.flops[dtype]),
         kernels=program.kernels(),
         compile_seconds=seconds,
     )
 
 
 def _check(model: EncoderConfig, topology: Topology, training: TrainConfig, dtype: str) -> None:
-    if training.accumulation != 1:
-        raise InputError("a plan is of one part of a batch: divide batch_size by accumulation")
     check_max_length(model, training.max_length)
     if dtype not in topology.chip.flops:
         known = ", ".join(topology.chip.flops)
@@ -170,21 +184,32 @@ def _memory(compiled: Any) -> dict[str, int]:
     return {"activations": stats.temp_size_in_bytes, "peak": peak}
 
 
-def _costs(compiled: Any, program: Program, topology: Topology, dtype: str) -> dict[str, Any]:
-    """What one device computes, moves and sends, and how long that takes at least."""
+def _costs(program: Program, topology: Topology, dtype: str) -> dict[str, Any]:
+    """What one device computes, moves and sends, and how long that takes."""
     chip = topology.chip
-    flops = product_flops(program)
-    # Compilers for TPUs have counted the bytes themselves, those for GPUs have not.
-    moved = int((compiled.cost_analysis() or {}).get("bytes accessed") or bytes_moved(program))
+    parts, flops = costs(program, chip, dtype), product_flops(program)
+    hbm = sum(cost.hbm_bytes for cost in parts.values())
     sent: dict[str, dict[str, float]] = {}
     for one in collectives(program, len(topology.devices)):
         total = sent.setdefault(one.kind, {"count": 0, "bytes": 0, "seconds": 0.0})
-        total["count"] += 1
-        total["bytes"] += one.size
-        total["seconds"] += one.seconds(chip.link)
+        total["count"] += one.times
+        total["bytes"] += one.times * one.size
+        total["seconds"] += one.times * one.seconds(chip.link)
     sending = sum(total["seconds"] for total in sent.values())
-    estimate = max(flops / chip.flops[dtype], moved / chip.bandwidth) + sending
-    return {"flops": flops, "bytes_moved": moved, "sent": sent, "estimated_seconds": estimate}
+    bounds = {"products": flops / chip.flops[dtype]}
+    if chip.platform == "tpu":  # else caches may save bytes, and switches add up what is sent
+        bounds |= {"memory": hbm / chip.bandwidth, "links": sending}
+    working = sum(cost.seconds for cost in parts.values())
+    return {
+        "flops": flops,
+        "hbm_bytes": hbm,
+        "vmem_bytes": sum(cost.vmem_bytes for cost in parts.values()),
+        "sent": sent,
+        "bounds": bounds,
+        # Copies that run beside other operations have no time of their own, but the memory has.
+        "modelled_seconds": max(working + sending, hbm / chip.bandwidth),
+        "parts": parts,
+    }
 
 
 def _held(tree: Any) -> int:

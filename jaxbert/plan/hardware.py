@@ -15,7 +15,7 @@ import jax
 
 from jaxbert.errors import InputError
 
-GB, TB, TERA = 1e9, 1e12, 1e12
+GB, TB, GIGA, TERA = 1e9, 1e12, 1e9, 1e12
 
 
 class Chip(NamedTuple):
@@ -23,7 +23,8 @@ class Chip(NamedTuple):
 
     memory: bytes. flops: FLOP/s of products of each dtype, dense. bandwidth: of its memory,
     bytes/s. link: what it can send to the others of its slice, bytes/s in one direction. slices:
-    what can be rented, smallest first. source: of the figures.
+    what can be rented, smallest first. source: of the figures. clock: of the cycles that its
+    compiler estimates, 1/s; None where it estimates none.
     """
 
     platform: str
@@ -34,6 +35,7 @@ class Chip(NamedTuple):
     link: float
     slices: tuple[str, ...]
     source: str
+    clock: float | None = None
 
 
 def _tpu(kind: str, memory: float, flops: float, *rest: Any) -> Chip:
@@ -46,11 +48,11 @@ _CUBES = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8")
 _NODE = ("1", "2", "4", "8")
 CHIPS = {
     "v5e": _tpu("TPU v5e", 16 * GB, 197 * TERA, 819 * GB, 200 * GB, _SQUARES,
-                "docs.cloud.google.com/tpu/docs/v5e"),
+                "docs.cloud.google.com/tpu/docs/v5e", 1.5 * GIGA),
     "v6e": _tpu("TPU v6e", 32 * GB, 918 * TERA, 1638 * GB, 400 * GB, _SQUARES,
-                "docs.cloud.google.com/tpu/docs/v6e"),
+                "docs.cloud.google.com/tpu/docs/v6e", 1.75 * GIGA),
     "v5p": _tpu("TPU v5p", 95 * GB, 459 * TERA, 2765 * GB, 600 * GB, _CUBES,
-                "docs.cloud.google.com/tpu/docs/v5p"),
+                "docs.cloud.google.com/tpu/docs/v5p", 1.75 * GIGA),
     "a100": Chip("gpu", "NVIDIA A100-SXM4-80GB", 80 * GB,
                  {"bfloat16": 312 * TERA, "float32": 19.5 * TERA}, 2039 * GB, 300 * GB, _NODE,
                  "NVIDIA A100 data sheet"),

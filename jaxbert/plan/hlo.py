@@ -1,23 +1,38 @@
-"""Reads compiled HLO: the products it computes, what it sends between devices, what it moves."""
+"""Reads compiled HLO: its operations, the arrays they read and write, how often each is run."""
 
 from __future__ import annotations
 
-import json
 import math
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from typing import NamedTuple
 
 
+class Buffer(NamedTuple):
+    """An array. size: bytes in memory, its layout's padding included, and without it `data`.
+
+    space: 0 = the device's main memory.
+    """
+
+    dims: tuple[int, ...]
+    data: int
+    size: int
+    space: int
+
+
 class Instruction(NamedTuple):
-    """One line of HLO. computation: in which it stands. rest: what follows the opening bracket."""
+    """One line of HLO. computation: in which it stands. rest: what follows the opening bracket.
+
+    is_root: whether it is the computation's result.
+    """
 
     computation: str
     name: str
-    shapes: tuple[tuple[str, tuple[int, ...]], ...]
+    results: tuple[Buffer, ...]
     opcode: str
     rest: str
+    is_root: bool
 
     @property
     def operands(self) -> list[str]:
@@ -35,33 +50,113 @@ class Instruction(NamedTuple):
 
 
 class Program:
-    """A compiled program, from `compiled.as_text()`. Loops are counted once."""
+    """A compiled program, from `compiled.as_text()`.
+
+    Attributes:
+      instructions: all of them, also those that are fused into others.
+      times: {computation: how often a step runs it}; a loop's body as often as the loop goes round.
+      operations: the instructions that run as themselves, which those fused into others do not.
+
+    Raises:
+      LookupError: what is needed to count is not in the text, as how often a loop goes round.
+    """
 
     def __init__(self, text: str) -> None:
         self.instructions = list(_parse(text))
-        self._shapes = {i.name: i.shapes for i in self.instructions}
-        self.entry = _needed(_ENTRY, text)
+        self._named = {i.name: i for i in self.instructions}
+        self._bodies: dict[str, list[Instruction]] = defaultdict(list)
+        self._users: dict[str, list[tuple[Instruction, int]]] = defaultdict(list)
+        for i in self.instructions:
+            self._bodies[i.computation].append(i)
+            for place, name in enumerate(i.operands):
+                self._users[name].append((i, place))
+        self.times: Counter[str] = Counter()
+        running: dict[str, None] = {}
+        self._run(_needed(_ENTRY, text), 1, running)
+        self.operations = [i for name in running for i in self._bodies[name]]
 
-    def operand_shape(self, instruction: Instruction, index: int) -> tuple[int, ...]:
+    def _run(self, computation: str, times: int, running: dict[str, None] | None) -> None:
+        """Counts a computation and all that it calls.
+
+        running: the computations whose instructions run as themselves; None = not inside of these.
+        """
+        self.times[computation] += times
+        if running is not None:
+            running[computation] = None
+        for i in self._bodies[computation]:
+            rounds = self._rounds(i) if i.opcode == "while" else 1
+            for name in _called(i):
+                self._run(name, times * rounds, running if i.opcode in _CONTROL else None)
+
+    def _rounds(self, loop: Instruction) -> int:
+        known = loop.attribute(r'"known_trip_count":\{"n":"(\d+)"')
+        if known is not None:
+            return int(known)
+        # Else counted from 0 to the one number that its condition has.
+        condition = self._bodies[loop.needed(r"condition=%([\w.-]+)")]
+        bounds = [re.match(r"(\d+)\)", i.rest) for i in condition if i.opcode == "constant"]
+        if len(bounds) != 1 or bounds[0] is None:
+            raise LookupError(f"how often does this loop go round? {loop.name} = {loop.rest[:200]}")
+        return int(bounds[0].group(1))
+
+    def operand(self, instruction: Instruction, place: int) -> Instruction:
+        """What made it."""
+        return self._named[instruction.operands[place]]
+
+    def operand_shape(self, instruction: Instruction, place: int) -> tuple[int, ...]:
         """Of an operand that is an array."""
-        return self._shapes[instruction.operands[index]][0][1]
+        return self.operand(instruction, place).results[0].dims
 
-    def operand_bytes(self, instruction: Instruction) -> int:
-        """Of all of them together."""
-        return sum(_bytes(self._shapes.get(name, ())) for name in instruction.operands)
+    def body(self, instruction: Instruction) -> list[Instruction]:
+        """What is fused into it; nothing where it is no fusion."""
+        if instruction.opcode != "fusion":
+            return []
+        return self._bodies[instruction.needed(r"calls=%([\w.-]+)")]
+
+    def inside(self, instruction: Instruction) -> Iterator[Instruction]:
+        """It, and what is fused into it, at any depth."""
+        yield instruction
+        for i in self.body(instruction):
+            yield from self.inside(i)
+
+    def users(self, instruction: Instruction) -> list[tuple[Instruction, int]]:
+        """Who reads it, and as which operand."""
+        return self._users[instruction.name]
 
     def kernels(self) -> dict[str, int]:
-        """{target: how often it is called} of the custom kernels that compute attention."""
-        found = Counter(i.needed(_TARGET) for i in self.instructions if i.opcode == _CUSTOM)
-        wanted = ("tpu_custom_call", "__cudnn$fmha")
-        return {name: n for name, n in sorted(found.items()) if name.startswith(wanted)}
+        """{target: how often a step calls it} of the custom kernels that compute attention."""
+        found: Counter[str] = Counter()
+        for i in self.instructions:
+            target = target_of(i)
+            if target is not None and target.startswith(("tpu_custom_call", "__cudnn$fmha")):
+                found[target] += self.times[i.computation]
+        return dict(sorted(found.items()))
 
 
-_CUSTOM, _TARGET = "custom-call", r'custom_call_target="([^"]*)"'
+def target_of(instruction: Instruction) -> str | None:
+    """The kernel that it calls; None where it calls none."""
+    if instruction.opcode != "custom-call":
+        return None
+    return instruction.needed(r'custom_call_target="([^"]*)"')
+
+
+# What runs other computations as they are, and not as a part of itself.
+_CONTROL = {"while", "conditional", "call", "async-start"}
+_CALLED = re.compile(
+    r"\b(?:calls|to_apply|condition|body|true_computation|false_computation)=%([\w.-]+)"
+)
+_BRANCHES = re.compile(r"\b(?:branch_computations|called_computations)=\{([^}]*)\}")
+
+
+def _called(i: Instruction) -> list[str]:
+    branches = re.findall(r"%([\w.-]+)", ",".join(_BRANCHES.findall(i.rest)))
+    return _CALLED.findall(i.rest) + branches
+
+
 _COMPUTATION = re.compile(r"^(?:ENTRY )?%([\w.-]+) \(.*\{$")
 _ENTRY = re.compile(r"^ENTRY %([\w.-]+) ", re.MULTILINE)
-_INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%([\w.-]+) = (\(.*?\)|\S+) ([\w-]+)\((.*)$")
-_SHAPE = re.compile(r"\b([a-z]+\d*\w*)\[([\d,]*)\]")
+_INSTRUCTION = re.compile(r"^\s+(ROOT )?%([\w.-]+) = (\(.*?\)|\S+) ([\w-]+)\((.*)$")
+_SHAPE = re.compile(r"\b([a-z]+\d*\w*)\[([\d,]*)\](?:\{([^}]*)\})?")
 _SIZES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, "s64": 8, "u64": 8}
 
 
@@ -78,140 +173,21 @@ def _parse(text: str) -> Iterator[Instruction]:
         if start := _COMPUTATION.match(line):
             computation = start.group(1)
         elif found := _INSTRUCTION.match(line):
-            name, shapes, opcode, rest = found.groups()
-            sides = tuple(
-                (dtype, tuple(int(n) for n in dims.split(",") if n))
-                for dtype, dims in _SHAPE.findall(shapes)
-            )
-            yield Instruction(computation, name, sides, opcode, rest)
+            root, name, shapes, opcode, rest = found.groups()
+            results = tuple(_buffer(*shape) for shape in _SHAPE.findall(shapes))
+            yield Instruction(computation, name, results, opcode, rest, root is not None)
 
 
-def _bytes(shapes: tuple[tuple[str, tuple[int, ...]], ...]) -> int:
-    return sum(_SIZES.get(dtype, 4) * math.prod(dims) for dtype, dims in shapes)
-
-
-def product_flops(program: Program) -> int:
-    """FLOPs of all matrix products, in kernels of any kind, 2 for a multiplication and addition."""
-    return sum(_flops(program, i) for i in program.instructions)
-
-
-def _flops(program: Program, i: Instruction) -> int:
-    if i.opcode == "dot":
-        sides = program.operand_shape(i, 0)
-        dims = i.needed(r"lhs_contracting_dims=\{([\d,]*)\}")
-        return 2 * math.prod(i.shapes[0][1]) * _contracted(sides, dims.split(","))
-    if i.opcode == "convolution":  # what products are on a TPU
-        return _convolution_flops(program, i)
-    if i.opcode != _CUSTOM:
-        return 0
-    target = i.needed(_TARGET)
-    if target == "tpu_custom_call":  # Pallas: what the kernel says of itself
-        return int(i.attribute(r'"cost_estimate":\{"flops":"(\d+)"') or 0)
-    if target.startswith("__cublas"):
-        dims = i.needed(r'"lhs_contracting_dimensions":(\[[^\]]*\])')
-        sides = program.operand_shape(i, 0)
-        return 2 * math.prod(i.shapes[0][1]) * _contracted(sides, json.loads(dims))
-    if target.startswith("__cudnn$fmha"):
-        # Of queries and keys [B, L, N, H]: two products forward, five backward.
-        batch, length, heads, width = program.operand_shape(i, 0)
-        products = 5 if "Backward" in target else 2
-        return 2 * products * batch * heads * length * program.operand_shape(i, 1)[1] * width
-    return 0
-
-
-def _convolution_flops(program: Program, i: Instruction) -> int:
-    """Of a convolution, without what it multiplies by padding and by the gaps of a dilation.
-
-    TPUs write a batch of products as a convolution whose window goes over the batch and, by
-    dilation or padding, meets one element of it: that is one product, not as many as its size.
-    """
-    shapes = program.operand_shape(i, 0), program.operand_shape(i, 1), i.shapes[0][1]
-    labels = i.needed(r"dim_labels=([^,\s]+)").replace("->", "_").split("_")
-    left, kernel, out = (dict(zip(*pair, strict=True)) for pair in zip(labels, shapes, strict=True))
-    window = dict(re.findall(r"(\w+)=(\S+)", i.attribute(r"window=\{([^}]*)\}") or ""))
-    said = {name: values.split("x") for name, values in window.items()}
-    met = 1
-    for axis, name in enumerate(sorted(set(out) - {"b", "f"})):
-        stride, apart, gap = (
-            int(said[key][axis]) if key in said else 1
-            for key in ("stride", "lhs_dilate", "rhs_dilate")
-        )
-        before = int(said["pad"][axis].partition("_")[0]) if "pad" in said else 0
-        places = (
-            at * stride + element * gap - before
-            for at in range(out[name])
-            for element in range(kernel[name])
-        )
-        met *= sum(place % apart == 0 and 0 <= place // apart < left[name] for place in places)
-    return 2 * out["b"] * out["f"] * kernel["i"] * met
-
-
-def _contracted(sides: tuple[int, ...], dims: list[str]) -> int:
-    return math.prod(sides[int(dim)] for dim in dims if dim != "")
-
-
-class Collective(NamedTuple):
-    """Something sent. size: bytes of the whole array. devices: how many take part together."""
-
-    kind: str
-    size: int
-    devices: int
-
-    def seconds(self, link: float) -> float:
-        """On a ring, at `link` bytes a second in one direction and nothing for latency."""
-        share = (self.devices - 1) / self.devices
-        rounds = {"all-reduce": 2 * share, "collective-permute": 1}.get(self.kind, share)
-        return rounds * self.size / link
-
-
-_KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
-
-
-def collectives(program: Program, devices: int) -> list[Collective]:
-    """Everything that a step sends between `devices` devices."""
-    found, chains = [], set()
-    for i in program.instructions:
-        kind = i.opcode.removesuffix("-start")
-        if kind not in _KINDS:
-            continue
-        # TPUs split one all-gather over several fusions, which share this number.
-        chain = i.attribute(r'chain_id="(\d+)"')
-        if chain is not None and (kind, chain) in chains:
-            continue
-        chains.add((kind, chain))
-        group = _group(i, devices)
-        if group > 1:
-            found.append(Collective(*_whole(i, kind, group), group))
-    return found
-
-
-def _group(i: Instruction, devices: int) -> int:
-    if listed := i.attribute(r"replica_groups=\{\{([\d,]+)\}"):
-        return len(listed.split(","))
-    if counted := i.attribute(r"replica_groups=\[\d+,(\d+)\]"):
-        return int(counted)
-    if named := re.search(r"replica_groups=mesh\[([^\]]*)\] ?\{([^}]*)\}", i.rest):
-        sizes = dict(re.findall(r"'(\w+)'=(\d+)", named.group(1)))
-        return math.prod(int(sizes[axis]) for axis in re.findall(r"'(\w+)'", named.group(2)))
-    return devices
-
-
-def _whole(i: Instruction, kind: str, group: int) -> tuple[str, int]:
-    shapes = i.shapes
-    if i.opcode.endswith("-start") and kind != "all-reduce":  # (operands, results, ...)
-        shapes = shapes[1:2]
-    if kind == "all-reduce" and i.computation.startswith("all-reduce-scatter"):
-        return "reduce-scatter", _bytes(shapes)  # which is how TPUs write one
-    return kind, _bytes(shapes) * (group if kind == "reduce-scatter" else 1)
-
-
-_FREE = {"parameter", "tuple", "get-tuple-element", "bitcast", "constant", "after-all"}
-
-
-def bytes_moved(program: Program) -> int:
-    """What kernels read and write, each once: where the compiler has no count of its own."""
-    return sum(
-        _bytes(i.shapes) + program.operand_bytes(i)
-        for i in program.instructions
-        if i.computation == program.entry and i.opcode not in _FREE
-    )
+def _buffer(dtype: str, dims: str, layout: str) -> Buffer:
+    """Of a shape such as bf16[8,100]{1,0:T(8,128)(2,1)S(1)}, which is 8 x 128 in memory space 1."""
+    sides = tuple(int(n) for n in dims.split(",") if n)
+    order, _, rest = layout.partition(":")
+    slowest_first = [sides[int(axis)] for axis in reversed(order.split(","))] if order else [*sides]
+    if tile := re.match(r"T\(([\d,]+)\)", rest):
+        units = [int(n) for n in tile.group(1).split(",")]
+        slowest_first = [1] * (len(units) - len(sides)) + slowest_first
+        for place, unit in enumerate(units, len(slowest_first) - len(units)):
+            slowest_first[place] = -(-slowest_first[place] // unit) * unit
+    space = re.search(r"S\((\d+)\)", rest)
+    data, size = (_SIZES.get(dtype, 4) * math.prod(n) for n in (sides, slowest_first))
+    return Buffer(sides, data, size, int(space.group(1)) if space else 0)

@@ -12,6 +12,27 @@ from jaxbert.plan.hardware import CHIPS, parse_topology
 CLOSE = 1 / 16
 
 
+def fastest_meshes(plan: Callable[[str], Plan], devices: int) -> list[Plan]:
+    """The plans of all meshes that hold the batch, by their modelled time, the fastest first.
+
+    Args:
+      plan: on a mesh, as in "data=4,fsdp=2"; raises `DoesNotFit`, or the plan says so.
+
+    Raises:
+      DoesNotFit: no mesh does.
+    """
+    sizes = [n for n in range(1, devices + 1) if devices % n == 0]
+    found = []
+    for fsdp in sizes:
+        try:
+            found.append(_fitting(plan(f"data={devices // fsdp},fsdp={fsdp}")))
+        except DoesNotFit as error:
+            missing = error
+    if not found:
+        raise missing
+    return sorted(found, key=lambda plan: plan.modelled_seconds)
+
+
 def largest_batch(plan: Callable[[int], Plan], unit: int) -> Plan:
     """The plan of the largest batch that fits, to a sixteenth of it.
 
@@ -47,17 +68,20 @@ def _full(fits: list[Plan]) -> float:
     return last.batch_size + (last.memory - last.peak) / slope
 
 
-def smallest_slice(plan: Callable[[str], Plan], kind: str, batch_size: int) -> Plan:
+def smallest_slice(
+    plan: Callable[[str], Plan], kind: str, batch_size: int, accumulation: int = 1
+) -> Plan:
     """The plan on the smallest slice of that chip that holds the batch.
 
     Args:
       plan: on a topology; raises `DoesNotFit`, or the plan says so.
+      accumulation: parts that a device's rows are divided into.
 
     Raises:
       DoesNotFit: no slice does, of those that the batch divides over.
     """
     names = [f"{kind}:{extent}" for extent in CHIPS[kind].slices]
-    tried = [name for name in names if batch_size % parse_topology(name)[2] == 0]
+    tried = [n for n in names if batch_size % (accumulation * parse_topology(n)[2]) == 0]
     for name in tried:
         try:
             return _fitting(plan(name))

@@ -364,6 +364,7 @@ RATES = [
     (PLAN + "--max-length 9999", "9999"),
     (PLAN + "--attention-dropout 2", "2"),
     (PLAN + "--mesh data=3", "3"),
+    (PLAN + "--accumulation 0", "accumulation=0"),
     (PLAN + "--json nowhere/plan.jsonl", "nowhere"),
     (PLAN + "--optimizer magic", "magic"),
     ("plan --model bert-tiny", "--topology"),

@@ -154,8 +154,20 @@ def test_a_side_without_its_environment_is_refused(monkeypatch, capsys):
 
 def test_a_second_precision_is_for_the_other_only():
     side = compare.SIDES["hf-flax-float32"]
-    assert side.serves(WORKLOADS["smoke-train-bfloat16"])
-    assert not side.serves(WORKLOADS["smoke-train-float32"])
+    assert side.serves(WORKLOADS["smoke-train-bfloat16"], "cpu")
+    assert not side.serves(WORKLOADS["smoke-train-float32"], "cpu")
+
+
+def test_what_is_compared_by_default_on_a_gpu():
+    args = compare.parser().parse_args(["--device", "gpu"])
+    assert "torch-flash" in args.sides
+    chosen = compare._chosen(args)
+    assert {work.name.rpartition("-train-")[0] for work in chosen} == {
+        "base-64x128", "base-16x512", "large-16x512",
+    }  # fmt: skip
+    assert {work.dtype for work in chosen} == {"bfloat16"}
+    assert compare.SIDES["torch-flash"].serves(chosen[0], "gpu")
+    assert not compare.SIDES["torch-flash"].serves(chosen[0], "cpu")
 
 
 def test_a_side_that_dies_is_reported(tmp_path, monkeypatch):

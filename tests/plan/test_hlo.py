@@ -2,7 +2,9 @@
 
 import pytest
 
-from jaxbert.plan.hlo import Collective, Program, bytes_moved, collectives, product_flops
+from jaxbert.plan.hlo import Program
+from jaxbert.plan.products import product_flops
+from jaxbert.plan.sending import Collective, collectives
 
 TEXT = """HloModule jit_train, is_scheduled=true
 
@@ -37,6 +39,9 @@ replica_groups={{0,1,2,3}}, to_apply=%add
   %gather-start = (f32[16,8]{1,0}, f32[64,8]{1,0}) all-gather-start(%dot.1), \
 replica_groups={}, dimensions={0}
   %scatter = f32[4,8]{1,0} reduce-scatter(%dot.1), replica_groups={{0,1,2,3}}, to_apply=%add
+  %first = bf16[128,8]{1,0} fusion(%x), kind=kCustom, calls=%async_collective_fusion.1
+  %second = bf16[128,8]{1,0} fusion(%x), kind=kCustom, calls=%async_collective_fusion.2
+  %third = f32[16,8]{1,0} fusion(%x), kind=kCustom, calls=%all-reduce-scatter
   %named = f32[16,8]{1,0} all-gather(%dot.1), \
 replica_groups=mesh['data'=4,'fsdp'=2] {'fsdp'}, dimensions={0}
   %alone = f32[16,8]{1,0} all-reduce(%dot.1), replica_groups={{0},{1},{2},{3}}, to_apply=%add
@@ -110,6 +115,57 @@ def test_time_on_a_ring():
     assert Collective("collective-permute", 1000, 4).seconds(100) == pytest.approx(10)
 
 
-def test_bytes_are_of_the_kernels_of_the_main_computation():
-    text = TEXT[TEXT.index("ENTRY") :].split("  %k =")[0] + "}\n"
-    assert bytes_moved(Program(text)) == 4 * (16 * 4 + 4 * 8 + 16 * 8)
+LOOPED = """%add (a: f32[], b: f32[]) -> f32[] {
+  %a = f32[] parameter(0)
+  %b = f32[] parameter(1)
+  ROOT %sum = f32[] add(%a, %b)
+}
+
+%fused (p: f32[4,8]) -> f32[4,4] {
+  %p = f32[4,8]{1,0} parameter(0)
+  ROOT %dot = f32[4,4]{1,0} dot(%p, %p), lhs_contracting_dims={1}, rhs_contracting_dims={1}
+}
+
+%body (state: (s32[], f32[4,8])) -> (s32[], f32[4,8]) {
+  %state = (s32[], f32[4,8]{1,0}) parameter(0)
+  %x = f32[4,8]{1,0} get-tuple-element(%state), index=1
+  %once = f32[4,4]{1,0} fusion(%x), kind=kOutput, calls=%fused
+  %all = f32[4,8]{1,0} all-reduce(%x), replica_groups={{0,1}}, to_apply=%add
+  ROOT %next = (s32[], f32[4,8]{1,0}) tuple(%i, %all)
+}
+
+%condition (state: (s32[], f32[4,8])) -> pred[] {
+  %state.1 = (s32[], f32[4,8]{1,0}) parameter(0)
+  %i = s32[] get-tuple-element(%state.1), index=0
+  %bound = s32[] constant(5)
+  ROOT %less = pred[] compare(%i, %bound), direction=LT
+}
+
+ENTRY %main (x: f32[4,8]) -> f32[4,8] {
+  %x.1 = f32[4,8]{1,0} parameter(0)
+  %zero = s32[] constant(0)
+  %start = (s32[], f32[4,8]{1,0}) tuple(%zero, %x.1)
+  %loop = (s32[], f32[4,8]{1,0}) while(%start), condition=%condition, body=%body KNOWN
+  ROOT %out = f32[4,8]{1,0} get-tuple-element(%loop), index=1
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("known", "rounds"),
+    [("", 5), (', backend_config={"known_trip_count":{"n":"3"}}', 3)],
+    ids=["by its condition", "known"],
+)
+def test_a_loop_counts_as_often_as_it_goes_round(known, rounds):
+    program = Program(LOOPED.replace(" KNOWN", known))
+    assert product_flops(program) == rounds * 2 * 4 * 4 * 8
+    assert collectives(program, 2) == [Collective("all-reduce", 4 * 8 * 4, 2, rounds)]
+    names = {i.name for i in program.operations}
+    assert {"loop", "once", "all", "less"} <= names
+    assert not names & {"dot", "sum"}  # which run as parts of others
+
+
+def test_a_loop_that_may_end_at_any_time_is_refused():
+    text = LOOPED.replace(" KNOWN", "").replace("%bound = s32[] constant(5)", "%bound = s32[] f()")
+    with pytest.raises(LookupError, match="how often does this loop go round"):
+        Program(text)

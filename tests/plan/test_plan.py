@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import sys
 
 import jax
@@ -12,8 +13,17 @@ from jaxbert import cli
 from jaxbert.errors import InputError
 from jaxbert.models import BertConfig, Compute, DebertaV2Config
 from jaxbert.models.auto import FAMILIES, config_class
-from jaxbert.plan import DoesNotFit, Topology, largest_batch, make_plan, smallest_slice
+from jaxbert.plan import (
+    DoesNotFit,
+    Plan,
+    Topology,
+    fastest_meshes,
+    largest_batch,
+    make_plan,
+    smallest_slice,
+)
 from jaxbert.plan import compile as module
+from jaxbert.plan.costs import PARTS, REST
 from jaxbert.plan.flops import training_flops
 from jaxbert.plan.hardware import CHIPS, Chip, _target, open_topology, parse_topology
 from jaxbert.training import TrainConfig
@@ -128,19 +138,44 @@ def test_what_is_sent_is_what_the_mesh_must(on_four):
     assert set(on_four.sent) == {"all-gather", "reduce-scatter", "all-reduce"}
 
 
-def test_the_estimate_is_a_roofline(on_four):
+def test_the_model_is_a_roofline_where_the_compiler_says_nothing(on_four):
     sending = sum(sent["seconds"] for sent in on_four.sent.values())
-    working = max(on_four.flops / 1e12, on_four.bytes_moved / 1e10)
-    assert on_four.estimated_seconds == pytest.approx(working + sending)
-    possible = on_four.estimated_seconds * 1e12
+    working = sum(cost.seconds for cost in on_four.parts.values())
+    # What is sent is read and written too, in the time that it takes to send.
+    moving = on_four.hbm_bytes / HERE.bandwidth
+    assert on_four.modelled_seconds == pytest.approx(max(working + sending, moving))
+    assert working == sum(cost.roofline_seconds for cost in on_four.parts.values())
+    assert working > max(on_four.flops / 1e12, 0.8 * moving)
+    assert on_four.bounds == {"products": on_four.flops / 1e12}
+    possible = on_four.modelled_seconds * 1e12
     assert on_four.utilisation == pytest.approx(on_four.model_flops / possible)
+
+
+def test_every_part_of_the_model_is_there(on_four):
+    assert set(PARTS) - {REST} <= set(on_four.parts)
+    assert sum(cost.flops for cost in on_four.parts.values()) == on_four.flops
+    assert on_four.vmem_bytes == 0
+    # Of a layer's six kernels four are attention's, but two are twice as large.
+    layers = on_four.parts["attention"].flops, on_four.parts["feed-forward"].flops
+    assert layers[0] > layers[1] > 0
+
+
+def test_accumulation_counts_every_part(on_four):
+    """The same products in two parts, the parameters read twice, and as much sent, once."""
+    parts = make_plan(SMALL, here(4), settings(mesh="data=2,fsdp=2", accumulation=2), Compute())
+    assert parts.accumulation == 2
+    assert parts.model_flops == on_four.model_flops
+    assert parts.flops == on_four.flops
+    assert parts.hbm_bytes > on_four.hbm_bytes
+    for field in ("count", "bytes"):
+        assert parts.sent["reduce-scatter"][field] == on_four.sent["reduce-scatter"][field]
 
 
 def test_what_cannot_be_planned():
     with pytest.raises(ValueError, match="batch_size=6 does not divide by 4"):
         make_plan(SMALL, here(4), settings(6))
-    with pytest.raises(ValueError, match="divide batch_size by accumulation"):
-        make_plan(SMALL, here(1), settings(accumulation=2))
+    with pytest.raises(ValueError, match="batch_size=4 does not divide by 8"):
+        make_plan(SMALL, here(4), settings(4, accumulation=2))
     with pytest.raises(ValueError, match="dtype='float16': this machine can be planned for in"):
         make_plan(SMALL, here(1), settings(), Compute(dtype="float16"))
     with pytest.raises(ValueError, match="max_length=128 is more than the model's 64"):
@@ -180,6 +215,7 @@ class Fake:
     peak: float
     memory: float = 1000.0
     topology: str = ""
+    modelled_seconds: float = 1.0
 
     @property
     def fits(self):
@@ -223,6 +259,26 @@ def test_the_smallest_slice():
         return Fake(8, 4000 / parse_topology(name)[2], topology=name)
 
     assert smallest_slice(plan, "v5e", 8).topology == "v5e:2x2"
+    # Eight rows in two parts divide over four devices, four over two.
+    with pytest.raises(DoesNotFit, match=r"v5e:1x1, v5e:2x2$"):
+        smallest_slice(lambda name: Fake(8, 2000), "v5e", 8, accumulation=2)
+
+
+def test_the_fastest_mesh_of_those_that_hold_the_batch():
+    asked = []
+
+    def plan(mesh):
+        asked.append(mesh)
+        fsdp = int(mesh.rpartition("=")[2])
+        if fsdp == 2:
+            raise DoesNotFit("compiler")
+        return Fake(8, 4000 / fsdp, topology=mesh, modelled_seconds={1: 0.1, 4: 0.3, 8: 0.2}[fsdp])
+
+    # One device's share is too large where nothing is split.
+    assert [p.topology for p in fastest_meshes(plan, 8)] == ["data=1,fsdp=8", "data=2,fsdp=4"]
+    assert asked == ["data=8,fsdp=1", "data=4,fsdp=2", "data=2,fsdp=4", "data=1,fsdp=8"]
+    with pytest.raises(DoesNotFit, match="compiler"):
+        fastest_meshes(lambda mesh: plan("fsdp=2"), 6)
 
 
 def test_the_command(monkeypatch, tmp_path, capsys):
@@ -235,12 +291,63 @@ def test_the_command(monkeypatch, tmp_path, capsys):
     out = capsys.readouterr().out
     for wanted in ("16 x 32 tokens", "-0.0% of what the model asks for", ": fits", "all-reduce"):
         assert wanted in out
+    # Every time says what it is.
+    kinds = ("a bound", "modelled", "of it", "measured")
+    times = [line for line in out.splitlines() if re.search(r"\d m?s\b", line)]
+    assert len(times) >= 4
+    assert all(any(kind in line for kind in kinds) for line in times)
+    assert "at most" not in out
+    assert re.search(r"^  +feed-forward +[\d.]+ +[\d.]+ +[\d.]+ ", out, re.MULTILINE)
     (line,) = map(json.loads, lines.read_text().splitlines())
     assert line["fits"]
     assert line["mesh"] == "data=8"
     assert line["axes"] == {"data": 8, "fsdp": 1}
+    assert line["parts"]["attention"]["flops"] > 0
     assert cli.main([*words, "--batch-size", "9"]) == InputError.status
     assert "nearest sizes" in capsys.readouterr().err
+
+
+MADE_UP = Plan(
+    topology="v5e:2x4", mesh={}, batch_size=1, max_length=32, accumulation=1, dtype="bfloat16",
+    params=1, optimizer_state=1, activations=1, peak=1, memory=1000, flops=1, model_flops=1,
+    hbm_bytes=1, vmem_bytes=1, sent={}, bounds={}, modelled_seconds=1, utilisation=1, parts={},
+    kernels={}, compile_seconds=1,
+)  # fmt: skip
+
+
+def test_the_command_searches_meshes_batches_and_slices(monkeypatch, tmp_path, capsys):
+    (tmp_path / "config.json").write_text(json.dumps(SMALL.to_hf()))
+    asked = []
+
+    def plan(config, topology, training, compute):
+        asked.append((topology, training.mesh, training.batch_size))
+        sizes = dict(pair.split("=") for pair in training.mesh.split(","))
+        fsdp = int(sizes["fsdp"])
+        # As if a larger batch than 32 did not fit, and fsdp=2 were the fastest.
+        return dataclasses.replace(
+            MADE_UP,
+            mesh={"data": 8 // fsdp, "fsdp": fsdp},
+            batch_size=training.batch_size,
+            peak=1000 * training.batch_size // 32,
+            modelled_seconds=abs(fsdp - 2.5),
+        )
+
+    monkeypatch.setattr("jaxbert.plan.open_topology", lambda name: name)
+    monkeypatch.setattr("jaxbert.plan.make_plan", plan)
+    words = ["plan", "--topology", "v5e:2x4", "--model", str(tmp_path), "--batch-size", "16"]
+    assert cli.main([*words, "--max-length", "32", "--search"]) == 0
+    out = capsys.readouterr().out
+    assert [mesh for _, mesh, _ in asked[:4]] == [
+        "data=8,fsdp=1", "data=4,fsdp=2", "data=2,fsdp=4", "data=1,fsdp=8",
+    ]  # fmt: skip
+    assert out.index("fastest mesh:") < out.index("(data 4, fsdp 2)") < out.index("slower")
+    largest = out[out.index("largest batch:") : out.index("smallest slice:")]
+    assert "32 x 32 tokens" in largest
+    assert "(data 4, fsdp 2)" in largest
+    assert {mesh for topology, mesh, size in asked if size > 16} == {"data=4,fsdp=2"}
+    asked.clear()
+    assert cli.main([*words, "--max-length", "32", "--search", "--mesh", "data=2,fsdp=4"]) == 0
+    assert asked[0] == ("v5e:2x4", "data=2,fsdp=4", 8)  # a mesh that is given is not searched
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="libtpu is for Linux")
@@ -252,3 +359,11 @@ def test_a_tpu_computes_attention_in_the_kernel():
     assert 0 <= plan.waste < 0.1
     assert set(plan.sent) <= {"all-gather", "reduce-scatter", "all-reduce", "collective-permute"}
     assert plan.fits
+    # Its compiler puts arrays on the chip, and says how long most operations take.
+    assert plan.vmem_bytes > 0
+    assert set(PARTS) - {REST} <= set(plan.parts)
+    modelled = sum(cost.seconds - cost.roofline_seconds for cost in plan.parts.values())
+    kernels = plan.parts["attention"].roofline_seconds
+    assert modelled > 10 * kernels > 0
+    assert max(plan.bounds.values()) < plan.modelled_seconds < 1e-2
+    assert set(plan.bounds) == {"products", "memory", "links"}
