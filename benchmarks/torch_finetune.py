@@ -54,7 +54,8 @@ USED = {
 # those that change how a run is computed or logged and not what it learns (the seed is ours),
 WITHOUT_EFFECT = {
     "eval_batch_size", "layout", "accumulation", "checkpoint_every", "keep_checkpoints",
-    "log_every", "seed", "compute.gradient_checkpointing", "compute.attention",
+    "log_every", "seed", "compute.gradient_checkpointing",
+    "compute.scan_layers", "compute.attention",
 }  # fmt: skip
 # and those that have to have one of these values. Whatever else there is, is refused.
 FIXED: dict[str, tuple[Any, ...]] = {

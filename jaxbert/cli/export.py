@@ -16,7 +16,8 @@ _TOLERANCE = 1e-4  # in bfloat16 both sides round, and alike
 def add_flags(parser: flags.Parser) -> None:
     """Of `jaxbert export`."""
     parser.usage = "%(prog)s --model DIR_OR_ID --output DIR [flags]"
-    flags.add_flags(parser, ExportOptions, without=("compute.gradient_checkpointing",))
+    foreign = ("compute.gradient_checkpointing", "compute.scan_layers")
+    flags.add_flags(parser, ExportOptions, without=foreign)
 
 
 def run(args: argparse.Namespace) -> None:

@@ -19,6 +19,7 @@ logger = logging.getLogger("jaxbert")
 # What of the way a model trains and is computed matters where it only computes.
 _FOREIGN = (
     "compute.gradient_checkpointing",
+    "compute.scan_layers",
     "training.epochs",
     "training.eval_batch_size",
     "training.seed",

@@ -116,6 +116,7 @@ def _show(options: PlanOptions, plan: Plan, title: str | None = None) -> None:
             "optimizer": options.training.optimizer.optimizer,
             "attention_dropout": options.attention_dropout,
             "gradient_checkpointing": options.compute.gradient_checkpointing,
+            "scan_layers": options.compute.scan_layers,
             "axes": plan.mesh,
         }
         with Path(options.json).open("a", encoding="utf-8") as file:

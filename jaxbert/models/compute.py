@@ -42,7 +42,7 @@ class Compute:
         "compute layers twice, keep less: less memory, a third more time", default=False
     )
     scan_layers: bool = _hardware(
-        "layers that are alike are a loop: on accelerators that compiles in a fraction of the time",
+        "layers that are alike are a loop: sooner compiled for accelerators, slower to run",
         default=False,
     )
     platform: str | None = None

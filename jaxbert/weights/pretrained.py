@@ -90,7 +90,8 @@ class PretrainedMixin:
           labels: their names in index order; a classifier for other names is newly initialized.
           seed: of what is newly initialized.
           **compute: the fields of `Compute`: `dtype` of matrix products, `param_dtype` to which
-            the weights are cast (both default "float32"), `gradient_checkpointing`.
+            the weights are cast (both default "float32"), `gradient_checkpointing`,
+            `scan_layers`.
 
         Raises:
           OSError: there is no such directory or repository, or it is no model.
