@@ -40,7 +40,7 @@ ORDER = {
     ),
     "data": "squad tables sources features tokenization packing batching prefetch demo",
     "optim": (
-        "schedules layers config strategies groups start averages low_rank directions"
+        "schedules layers config exploratory strategies groups start averages low_rank directions"
         " optimizer rate_plan table"
     ),
     "lab": "data drift run study range_test journals statistics verdicts plots report",
