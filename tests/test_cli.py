@@ -479,6 +479,16 @@ def test_lr_prints_every_group(place, capsys):
     assert rows["embeddings"][-1] == "never"
 
 
+def test_lr_says_what_is_more_than_a_rate(place, capsys):
+    command = ["lr", "--model", str(place / "model"), "--strategy", "lora"]
+    assert main([*command, "--lora-rank", "4", "--set", "training.optimizer.ema_decay=0.9"]) == 0
+    out = capsys.readouterr().out
+    header = "strategy lora, adamw, linear, 3000 steps, ema_decay 0.9, lora_rank 4"
+    assert out.splitlines()[0] == header
+    assert main([*command, "--mixout", "0.5"]) == 2
+    assert "lora_rank and mixout do not go together" in capsys.readouterr().err
+
+
 def test_regression_from_a_label_column_with_floats(place, tmp_path, capsys):
     rows = [f"{text},{1.5 if label == 'p' else -0.5}" for text, label in sentences(24, 3)]
     (tmp_path / "scores.csv").write_text("\n".join(["text,label", *rows]) + "\n")

@@ -39,12 +39,15 @@ ORDER = {
         " multiple_choice masked_lm registry"
     ),
     "data": "squad lines conll tables sources features tokenization packing batching prefetch demo",
-    "optim": "schedules layers config strategies groups optimizer rate_plan table",
+    "optim": (
+        "schedules layers config exploratory strategies groups start averages low_rank directions"
+        " optimizer rate_plan table"
+    ),
     "lab": "data drift run study range_test journals statistics verdicts plots report",
     "plan": "hardware flops hlo products sending traffic costs compile search",
     "cli": "flags data_options options common finetune infer export rates lab plan main",
     "training": (
-        "distributed config engines step assemble predictor sentences pooling embedding"
+        "distributed config engines points step assemble predictor sentences pooling embedding"
         " run_directory lock record checkpoint interruption pace callbacks card run loop trainer"
         " outline hub export"
     ),

@@ -65,8 +65,10 @@ def lr(args: argparse.Namespace) -> None:
     params = common.shapes_of_parameters(common.read_config(options.model))
     optimizer, per_epoch = options.training.optimizer, args.steps_per_epoch
     total = options.training.epochs * per_epoch
+    methods = "".join(f", {name} {value:g}" for name, value in optimizer.methods.items())
     print(
         f"strategy {options.strategy}, {optimizer.optimizer}, {optimizer.schedule}, {total} steps"
+        f"{methods}"
     )
     print(
         format_group_table(group_table(RatePlan.make(optimizer, params, total, per_epoch), params))

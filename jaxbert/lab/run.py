@@ -170,7 +170,7 @@ class Laboratory:
         }
         if only_development:
             return {"status": "finished", **nothing, "scores": scores}
-        params = loop.state.params
+        params = loop.params
         for name, score in self._scorers.items():
             if name != "development":
                 scores[name] = score(params)
@@ -204,7 +204,7 @@ class Laboratory:
             batches,
             assembled.step,
             assembled.state,
-            assembled.plan.schedules,
+            assembled.plan,
             evaluation=Evaluation(
                 self._scorers["development"], "accuracy", True, lambda params: None
             ),

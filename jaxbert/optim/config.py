@@ -14,7 +14,8 @@ from typing import Any
 from jaxbert.errors import InputError
 from jaxbert.settings import build, is_number, setting
 
-OPTIMIZERS = ("adamw", "adafactor", "lamb", "lion", "sgd")
+SCHEDULE_FREE = "schedule-free-adamw"
+OPTIMIZERS = ("adamw", "adafactor", "lamb", "lion", "sgd", SCHEDULE_FREE, "muon")
 # The keys of `schedules.SCHEDULES` and `layers.CONVENTIONS`, which need jax.
 SCHEDULE_NAMES = (
     "constant",
@@ -32,6 +33,8 @@ SCHEDULE_NAMES = (
 )
 CONVENTION_NAMES = ("standard", "sun2019", "electra")
 DEFAULT_STRATEGY = "discriminative"
+# Fields that are off at 0, and ask for more than a step of an optimizer.
+METHODS = ("anchor_decay", "mixout", "sam_radius", "ema_decay", "lora_rank")
 Rows = tuple[tuple[str, float], ...]
 
 _GROUP = "learning rates"
@@ -112,19 +115,56 @@ class OptimizerConfig:
     clip_norm: float | None = _rate(
         "largest norm of the gradient of all that moves; none = no clipping", default=1.0
     )
-    beta1: float = _rate("of adamw, lamb, lion; the momentum of sgd", default=0.9)
-    beta2: float | None = _rate(
-        "of adamw, lamb, lion; none = 0.999, and 0.99 for lion", default=None
+    beta1: float = _rate(
+        "of adamw, lamb, lion; the momentum of sgd and muon; schedule-free's weight of its average",
+        default=0.9,
     )
-    epsilon: float = _rate("of adamw and lamb, outside the root", default=1e-6)
+    beta2: float | None = _rate(
+        "of adamw, lamb, lion, and the Adam in the others; none = 0.999, and 0.99 for lion",
+        default=None,
+    )
+    epsilon: float = _rate("of every Adam, outside the root", default=1e-6)
     bias_correction: bool = _rate("of adamw and lamb; Google's BERT has none", default=True)
+    anchor_decay: float = _rate(
+        "L2-SP: decay of all but the head towards its start, in place of that towards zero",
+        default=0.0,
+    )
+    mixout: float = _rate(
+        "share of a matrix's rows that a step computes with as they were at the start", default=0.0
+    )
+    sam_radius: float = _rate(
+        "SAM: how far uphill a step takes its gradient, at twice the work", default=0.0
+    )
+    ema_decay: float = _rate(
+        "of a moving average of the weights, which is evaluated and saved instead; 0 = none",
+        default=0.0,
+    )
+    lora_rank: int = _rate(
+        "LoRA: rank of what lora_targets may change by; 0 = any; freeze the rest", default=0
+    )
+    lora_alpha: float = _rate("that change is times lora_alpha / lora_rank", default=8.0)
+    lora_targets: tuple[str, ...] = _rate(
+        "pattern of the matrices that change by a low rank; repeatable",
+        default=(r".*/attention/(query|value|query_key_value)/kernel",),
+        metavar="PATTERN",
+    )
 
     def __post_init__(self) -> None:
-        for name in ("schedule_options", "multipliers", "frozen", "unfreezing"):
+        for name in ("schedule_options", "multipliers", "frozen", "unfreezing", "lora_targets"):
             object.__setattr__(self, name, _as_tuples(getattr(self, name)))
         problems = _problems(self)
         if problems:
             raise InputError("optimizer: " + "; ".join(problems))
+
+    @property
+    def methods(self) -> dict[str, float]:
+        """{field: value} of what is in use of `METHODS`.
+
+        Example:
+          >>> OptimizerConfig(ema_decay=0.99).methods
+          {'ema_decay': 0.99}
+        """
+        return {name: value for name in METHODS if (value := getattr(self, name))}
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> OptimizerConfig:
@@ -161,8 +201,16 @@ def _positive(value: Any) -> bool:
     return is_number(value) and value > 0
 
 
-def _is_momentum(value: Any) -> bool:
+def _is_share(value: Any) -> bool:
     return is_number(value) and 0 <= value < 1
+
+
+def _is_patterns(value: Any) -> bool:
+    return isinstance(value, tuple) and all(isinstance(pattern, str) for pattern in value)
+
+
+def _is_count(value: Any) -> bool:
+    return _at_least_zero(value) and isinstance(value, int)
 
 
 # field: (whether a value is good, what is wanted)
@@ -180,24 +228,25 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
         lambda v: _is_rows(v, _positive),
         "rows of (pattern, number > 0); to keep a group still, freeze it",
     ),
-    "frozen": (
-        lambda v: isinstance(v, tuple) and all(isinstance(p, str) for p in v),
-        "a list of patterns",
-    ),
+    "frozen": (_is_patterns, "a list of patterns"),
     "unfreezing": (
         lambda v: _at_least_zero(v) or _is_rows(v, _at_least_zero),
         "a number of epochs >= 0, or rows of (pattern, epoch >= 0)",
     ),
-    "reinitialize_layers": (
-        lambda v: _at_least_zero(v) and isinstance(v, int),
-        "a whole number, at least 0",
-    ),
+    "reinitialize_layers": (_is_count, "a whole number, at least 0"),
     "weight_decay": (_at_least_zero, "a number, at least 0"),
     "clip_norm": (lambda v: v is None or _positive(v), "a positive number or None"),
-    "beta1": (_is_momentum, "a number in [0, 1)"),
-    "beta2": (lambda v: v is None or _is_momentum(v), "a number in [0, 1) or None"),
+    "beta1": (_is_share, "a number in [0, 1)"),
+    "beta2": (lambda v: v is None or _is_share(v), "a number in [0, 1) or None"),
     "epsilon": (_positive, "a positive number"),
     "bias_correction": (lambda v: isinstance(v, bool), "True or False"),
+    "anchor_decay": (_at_least_zero, "a number, at least 0"),
+    "mixout": (_is_share, "a number in [0, 1)"),
+    "sam_radius": (_at_least_zero, "a number, at least 0"),
+    "ema_decay": (_is_share, "a number in [0, 1)"),
+    "lora_rank": (_is_count, "a whole number, at least 0"),
+    "lora_alpha": (_positive, "a positive number"),
+    "lora_targets": (lambda v: _is_patterns(v) and len(v) > 0, "a list of patterns, one at least"),
 }
 
 
@@ -210,9 +259,9 @@ def _problems(config: OptimizerConfig) -> list[str]:
     problems = [f"{name}={getattr(config, name)!r} must be {bad[name]}" for name in bad]
     options = {} if "schedule_options" in bad else dict(config.schedule_options)
     problems += schedule_problems(config.schedule, config.warmup, options)
-    for name in ("multipliers", "frozen", "unfreezing"):
+    for name in ("multipliers", "frozen", "unfreezing", "lora_targets"):
         problems += [] if name in bad else _pattern_problems(name, getattr(config, name))
-    return problems + _unused(config)
+    return problems + _unused(config) + ([] if bad else _conflicts(config))
 
 
 def _pattern_problems(name: str, value: Any) -> list[str]:
@@ -229,9 +278,9 @@ def _pattern_problems(name: str, value: Any) -> list[str]:
 
 # field: the optimizers that it means something to
 _USED_BY = {
-    "beta1": ("adamw", "lamb", "lion", "sgd"),
-    "beta2": ("adamw", "lamb", "lion"),
-    "epsilon": ("adamw", "lamb"),
+    "beta1": ("adamw", "lamb", "lion", "sgd", SCHEDULE_FREE, "muon"),
+    "beta2": ("adamw", "lamb", "lion", SCHEDULE_FREE, "muon"),
+    "epsilon": ("adamw", "lamb", SCHEDULE_FREE, "muon"),
     "bias_correction": ("adamw", "lamb"),
 }
 
@@ -246,3 +295,33 @@ def _unused(config: OptimizerConfig) -> list[str]:
         and config.optimizer not in optimizers
         and getattr(config, name) != default[name]
     ]
+
+
+# Two fields, or an optimizer and a field: why they do not go together.
+_EXCLUSIVE = (
+    (SCHEDULE_FREE, "ema_decay", "both average the weights"),
+    (SCHEDULE_FREE, "unfreezing", "its average would hold weights from before a group woke"),
+    ("sam_radius", "unfreezing", "uphill would lead through groups that sleep"),
+    ("lora_rank", "anchor_decay", "what starts at zero has no other start to decay to"),
+    ("lora_rank", "mixout", "the factors do not exist at the start"),
+    ("lora_rank", "sam_radius", "uphill would leave what a low rank can reach"),
+    ("lora_rank", SCHEDULE_FREE, "an average of products is no product of averages"),
+    ("lora_rank", "muon", "it would make a factor orthogonal, not the matrix"),
+)
+
+
+def _conflicts(config: OptimizerConfig) -> list[str]:
+    """Settings that contradict each other; all values are good by themselves."""
+    on = {config.optimizer, *config.methods} | ({"unfreezing"} if config.unfreezing else set())
+    problems = [
+        f"{one} and {other} do not go together: {why}"
+        for one, other, why in _EXCLUSIVE
+        if {one, other} <= on
+    ]
+    if config.optimizer == SCHEDULE_FREE and config.beta1 == 0:
+        problems.append(f"beta1=0 leaves {SCHEDULE_FREE!r} no average: want more than 0")
+    default = {field.name: field.default for field in fields(config)}
+    idle = [n for n in ("lora_alpha", "lora_targets") if getattr(config, n) != default[n]]
+    if idle and not config.lora_rank:
+        problems.append(f"{', '.join(idle)} without lora_rank: give it, 8 for one")
+    return problems

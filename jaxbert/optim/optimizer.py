@@ -1,12 +1,14 @@
 """Groups and their schedules -> one optax chain.
 
-    clip -> scale_by_<optimizer> -> add_decayed_weights -> [trust ratio] -> rate per group -> -1
+    clip -> direction -> add_decayed_weights -> [trust ratio] -> rate per group -> -1
 
 - Clipping is by one norm over everything trainable, before the groups part. Frozen leaves are
   outside the chain: they hold no moments, enter no norm and get an update of exactly zero.
 - Moments are one state for all groups, with one step count.
 - Weight decay is decoupled and comes before the rates: a step shrinks a weight by rate * decay, as
-  in torch's AdamW. LAMB's trust ratio comes after the decay, as in optax.lamb.
+  in torch's AdamW; so does the decay towards the start. LAMB's trust ratio comes after the decay,
+  as in optax.lamb.
+- Around it, each where it is asked for: schedule-free's average, low rank, a moving average.
 
 Gradual unfreezing: until its epoch a group's rate, and so its update, is exactly 0, and it stays
 out of the clipping norm, so that what is awake trains as if the rest were frozen for good. But its
@@ -26,8 +28,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxbert.optim import layers
-from jaxbert.optim.config import OptimizerConfig
+from jaxbert.optim import averages, layers, low_rank, start
+from jaxbert.optim.config import SCHEDULE_FREE, OptimizerConfig
+from jaxbert.optim.directions import direction
 from jaxbert.optim.groups import Group
 from jaxbert.optim.schedules import Schedule
 
@@ -65,29 +68,64 @@ def make_chain(
       [-0.5, -0.5]
     """
     trained = {name: group for name, group in groups.items() if not group.frozen}
-    name_of = {path: name for name, group in trained.items() for path in group.paths}
-    first_of = {p: g.first_step(steps_per_epoch) for g in trained.values() for p in g.paths}
-    # The chain sees a MaskedNode, no leaf at all, where a leaf is frozen; so must its trees.
-    names, decayed, first_steps = (
-        layers.path_tree(params, values, optax.MaskedNode())
-        for values in (name_of, {p: layers.decays_weight(p) for p in name_of}, first_of)
-    )
+    labels = {path: group.label for group in trained.values() for path in group.paths}
+    adapted = low_rank.adapted_tree(config, params, labels)
+
+    def tree(value: Callable[[Group, str], Any]) -> Any:
+        values = {path: value(group, path) for group in trained.values() for path in group.paths}
+        # The chain sees a MaskedNode, no leaf at all, where a leaf is frozen; so must its trees.
+        return low_rank.over_factors(adapted, layers.path_tree(params, values, optax.MaskedNode()))
+
     rates = {name: _scale_by_rate(name, schedules[name]) for name in trained}
     chain = optax.chain(
         # Before the groups part: a norm per group would change their balance, which is the rates'.
-        _clip(config.clip_norm, first_steps),
-        _scale_by(config),
+        _clip(config.clip_norm, tree(lambda group, path: group.first_step(steps_per_epoch))),
+        direction(config, params, labels),
         # After the moments, which so never see the decay (Loshchilov & Hutter 2019, AdamW).
-        optax.add_decayed_weights(config.weight_decay, mask=decayed),
+        _decay(config, tree),
         # LAMB's ratio is of the whole step, decay and all; the rate must not enter it.
         optax.scale_by_trust_ratio() if config.optimizer == "lamb" else optax.identity(),
-        optax.multi_transform(rates, names),
+        optax.multi_transform(rates, tree(lambda group, path: group.name)),
         optax.scale(-1.0),
     )
+    chain = _around(config, chain, adapted, {name: schedules[name] for name in trained})
     # set_to_zero, not a rate of 0: it has no state, and no NaN of a frozen leaf comes through it.
-    sides = layers.path_tree(params, dict.fromkeys(name_of, "trainable"), "frozen")
+    sides = layers.path_tree(params, dict.fromkeys(labels, "trainable"), "frozen")
     whole = optax.multi_transform({"trainable": chain, "frozen": optax.set_to_zero()}, sides)
     return optax.GradientTransformationExtraArgs(whole.init, _promoting(whole.update))
+
+
+def _decay(
+    config: OptimizerConfig, tree: Callable[[Callable[[Group, str], Any]], Any]
+) -> optax.GradientTransformation:
+    """Towards zero, or towards the start.
+
+    Args:
+      tree: (group, path) -> value, as a tree like the gradients.
+    """
+    decayed = tree(lambda group, path: start.decays_to(config, path, group.label) == "zero")
+    towards_zero = optax.add_decayed_weights(config.weight_decay, mask=decayed)
+    if not (config.anchor_decay or config.mixout):
+        return towards_zero
+    kept = tree(lambda group, path: start.is_kept(config, path, group.label))
+    return optax.chain(towards_zero, start.decay_to_start(config.anchor_decay, kept))
+
+
+def _around(
+    config: OptimizerConfig,
+    chain: optax.GradientTransformationExtraArgs,
+    adapted: Any,
+    schedules: Mapping[str, Schedule],
+) -> optax.GradientTransformationExtraArgs:
+    """The chain with what is asked for around it."""
+    if config.optimizer == SCHEDULE_FREE:
+        chain = averages.schedule_free(chain, schedules, config.beta1)
+    if config.lora_rank:
+        scale = config.lora_alpha / config.lora_rank
+        chain = low_rank.low_rank(chain, adapted, config.lora_rank, scale)
+    if config.ema_decay:
+        chain = optax.chain(chain, averages.moving_average(config.ema_decay))
+    return chain
 
 
 def _promoting(update: Callable[..., Any]) -> Callable[..., Any]:
@@ -123,61 +161,6 @@ def _scale_by_rate(group: str, schedule: Schedule) -> optax.GradientTransformati
         return scaled, optax.ScaleByScheduleState(optax.safe_increment(state.count))
 
     return optax.GradientTransformationExtraArgs(scheduled.init, update)
-
-
-def _scale_by(config: OptimizerConfig) -> optax.GradientTransformation:
-    """Gradient -> step of size about 1 (SGD: the gradient's size), before rate and sign."""
-    beta1, beta2 = config.beta1, 0.999 if config.beta2 is None else config.beta2
-    if config.optimizer in ("adamw", "lamb"):
-        adam = optax.scale_by_adam if config.bias_correction else scale_by_uncorrected_adam
-        return adam(b1=beta1, b2=beta2, eps=config.epsilon)
-    if config.optimizer == "lion":
-        # Chen et al. 2023: .99, since Lion's second beta averages the gradient, not its square.
-        return optax.scale_by_lion(b1=beta1, b2=0.99 if config.beta2 is None else beta2)
-    if config.optimizer == "sgd":
-        return optax.trace(decay=beta1)
-    # Adafactor (Shazeer & Stern 2018) without its scaling by the parameter's own size, so that a
-    # learning rate is a step size, as it is for the others.
-    return optax.chain(optax.scale_by_factored_rms(), optax.clip_by_block_rms(1.0))
-
-
-def scale_by_uncorrected_adam(b1: float, b2: float, eps: float) -> optax.GradientTransformation:
-    """m / (sqrt(v) + eps) without bias correction, as google-research/bert optimization.py.
-
-    So eps is added to the uncorrected root. The first steps are up to 6.6 times the size of
-    corrected Adam's (at step t by (1 - b1^t) / sqrt(1 - b2^t)): the instability that Zhang et al.
-    2020 and Mosbach et al. 2020 trace to it.
-
-    Args:
-      b1: of the average of gradients.
-      b2: of the average of their squares.
-      eps: added to the root of the latter.
-
-    Returns:
-      A transformation with the state of `optax.scale_by_adam`.
-
-    Example:
-      >>> adam = scale_by_uncorrected_adam(b1=0.5, b2=0.75, eps=1e-6)
-      >>> step, _ = adam.update(jnp.float32(2.0), adam.init(jnp.float32(0.0)))
-      >>> round(float(step), 4)  # 0.5 * 2 / sqrt(0.25 * 4)
-      1.0
-    """
-
-    def init(params: Any) -> optax.ScaleByAdamState:
-        # Two sets of zeros: a buffer shared by both could not be donated.
-        mu, nu = optax.tree.zeros_like(params), optax.tree.zeros_like(params)
-        return optax.ScaleByAdamState(jnp.zeros([], jnp.int32), mu, nu)
-
-    def update(
-        gradients: Any, state: optax.ScaleByAdamState, params: Any = None
-    ) -> tuple[Any, optax.ScaleByAdamState]:
-        mu = jax.tree.map(lambda g, m: b1 * m + (1 - b1) * g, gradients, state.mu)
-        nu = jax.tree.map(lambda g, v: b2 * v + (1 - b2) * g * g, gradients, state.nu)
-        steps = jax.tree.map(lambda m, v: m / (jnp.sqrt(v) + eps), mu, nu)
-        # Nothing here uses the count; it keeps the state, and so a checkpoint's shape, optax's.
-        return steps, optax.ScaleByAdamState(optax.safe_increment(state.count), mu, nu)
-
-    return optax.GradientTransformation(init, update)
 
 
 class ClipState(NamedTuple):

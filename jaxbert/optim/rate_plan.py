@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxbert.errors import InputError
-from jaxbert.optim import layers
+from jaxbert.optim import averages, layers
 from jaxbert.optim.config import OptimizerConfig
 from jaxbert.optim.groups import Group, make_groups
 from jaxbert.optim.optimizer import make_chain
@@ -120,6 +120,29 @@ class RatePlan:
             trainable=layers.path_tree(params, trains),
             optimizer=make_chain(config, params, groups, schedules, steps_per_epoch),
         )
+
+    @property
+    def averages(self) -> bool:
+        """Whether others than the parameters that train are evaluated and saved."""
+        return averages.is_averaged(self.config)
+
+    def evaluated(self, state: optax.OptState, params: Any) -> Any:
+        """What is evaluated and saved: the parameters that train, or an average of them.
+
+        Args:
+          state: of the optimizer, after one update at least.
+          params: those that train.
+
+        Returns:
+          A tree like `params`.
+
+        Example:
+          >>> params = {"head": {"bias": jnp.zeros(2)}}
+          >>> plan = RatePlan.make(OptimizerConfig(), params, 10, 5)
+          >>> plan.evaluated(plan.optimizer.init(params), params) is params
+          True
+        """
+        return averages.evaluated(self.config, state, params)
 
     @property
     def program_key(self) -> str:

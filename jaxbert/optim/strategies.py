@@ -16,6 +16,7 @@ from typing import Any
 from jaxbert.errors import InputError
 from jaxbert.optim.config import DEFAULT_STRATEGY as DEFAULT_STRATEGY
 from jaxbert.optim.config import OptimizerConfig
+from jaxbert.optim.exploratory import EXPLORATORY
 from jaxbert.settings import check_keys, is_number, modern
 
 
@@ -238,6 +239,7 @@ _ROWS = (
         "the baseline of Kumar et al. 2022 and Merchant et al. 2020; a rate for a head alone",
         {"learning_rate": 1e-3, "schedule": "linear", "warmup": 0.1, "frozen": [ALL_BUT_HEAD]},
     ),
+    *(Strategy(**row) for row in EXPLORATORY),
 )
 
 STRATEGIES: dict[str, Strategy] = {row.name: row for row in _ROWS}

@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxbert.optim import layers
 from jaxbert.optim.rate_plan import RatePlan
+from jaxbert.optim.start import decays_to
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class GroupRow:
       end: where the schedule ends, one past the last update.
       decayed: the share of its parameters that weight decay applies to, in [0, 1].
       epoch: from which it trains; None when frozen.
+      to_start: whether they decay towards where they started, and not towards zero.
 
     Example:
       >>> GroupRow("head", 8, 1.0, start=0.0, peak=1e-3, end=0.0, decayed=0.75, epoch=0.0).peak
@@ -39,6 +41,7 @@ class GroupRow:
     end: float
     decayed: float
     epoch: float | None
+    to_start: bool = False
 
 
 def group_table(plan: RatePlan, params: Any) -> list[GroupRow]:
@@ -64,8 +67,8 @@ def group_table(plan: RatePlan, params: Any) -> list[GroupRow]:
     for name, group in plan.groups.items():
         rate = np.asarray(plan.schedules[name](np.arange(plan.total_steps + 1)), np.float64)
         parameters = sum(sizes[path] for path in group.paths)
-        decayed = sum(sizes[path] for path in group.paths if layers.decays_weight(path))
-        decays = plan.config.weight_decay > 0 and not group.frozen
+        to = {path: decays_to(plan.config, path, group.label) for path in group.paths}
+        decayed = sum(sizes[path] for path in group.paths if to[path])
         rows.append(
             GroupRow(
                 group=f"{name} ({', '.join(group.patterns)})" if group.patterns else name,
@@ -74,8 +77,9 @@ def group_table(plan: RatePlan, params: Any) -> list[GroupRow]:
                 start=float(rate[0]),
                 peak=float(rate[:-1].max()),
                 end=float(rate[-1]),
-                decayed=decayed / parameters if decays else 0.0,
+                decayed=0.0 if group.frozen else decayed / parameters,
                 epoch=None if group.frozen else group.epoch,
+                to_start="start" in to.values(),
             )
         )
     return rows
@@ -105,7 +109,7 @@ def format_group_table(rows: list[GroupRow]) -> str:
             f"{row.parameters:,}",
             f"{row.multiplier:.4g}",
             *(f"{rate:.3g}" for rate in (row.start, row.peak, row.end)),
-            f"yes ({row.decayed:.1%})" if row.decayed else "no",
+            f"{'to start' if row.to_start else 'yes'} ({row.decayed:.1%})" if row.decayed else "no",
         ]
         for row in rows
     ]

@@ -19,6 +19,7 @@ import numpy as np
 
 from jaxbert.data import Batches, Prefetch
 from jaxbert.errors import DivergedError, Preempted
+from jaxbert.optim import RatePlan
 from jaxbert.optim.schedules import Schedule
 from jaxbert.training import distributed
 from jaxbert.training.checkpoint import Checkpoints
@@ -86,7 +87,7 @@ class Loop:
       batches: the training examples.
       compiled: the step, see `make_train_step`, which donates its state.
       state: where to begin, as the engine has put it; its memory is given to each next state.
-      rates: {group: step -> learning rate}.
+      plan: the learning rates, and what is evaluated and saved.
       evaluation: None = never.
       checkpoints: None = none.
       show: the progress as a "bar", in "lines" of the log every few seconds, or "nothing".
@@ -105,7 +106,7 @@ class Loop:
         batches: Batches,
         compiled: Compiled,
         state: TrainState,
-        rates: Mapping[str, Schedule],
+        plan: RatePlan,
         *,
         evaluation: Evaluation | None = None,
         checkpoints: Checkpoints | None = None,
@@ -116,11 +117,17 @@ class Loop:
         self.total_steps = config.epochs * self.steps_per_epoch
         self.seconds_waited = 0.0
         self.compiled, self._batches = compiled, batches
-        self._rates = _table(rates, self.total_steps)
+        self._rates = _table(plan.schedules, self.total_steps)
+        self._evaluated = _evaluated(plan, state)
         self._evaluation, self._checkpoints, self._show = evaluation, checkpoints, show
         self._interruption = Interruption()
         self._unchecked: tuple[int, dict[str, Any]] | None = None
         self._first_size = global_norm(state.params)
+
+    @property
+    def params(self) -> Params:
+        """What is evaluated and saved: the parameters that train, or an average of them."""
+        return self._evaluated(self.state)
 
     def restore(self) -> None:
         """Goes where the newest checkpoint is; stays at the beginning where there is none."""
@@ -281,14 +288,14 @@ class Loop:
         progress.waiting = 0 if better else progress.waiting + 1
         if better:
             progress.best, progress.best_step = score, progress.step
-            evaluation.keep(self.state.params)
+            evaluation.keep(self.params)
 
     def _scores(self, evaluation: Evaluation) -> dict[str, float]:
         if self._unchecked is not None:
             self._check_finite(*self._unchecked)
         try:
             with self._interruption.at_once():
-                scores = evaluation.score(self.state.params)
+                scores = evaluation.score(self.params)
         except KeyboardInterrupt:
             self._save()
             raise
@@ -348,6 +355,14 @@ class Loop:
             unit="step",
             desc="fine-tuning",
         )
+
+
+def _evaluated(plan: RatePlan, state: TrainState) -> Callable[[TrainState], Params]:
+    """A state -> its parameters to evaluate, where and as those that train are."""
+    if not plan.averages:
+        return lambda state: state.params
+    where = jax.tree.map(lambda leaf: leaf.sharding, state.params)
+    return jax.jit(lambda state: plan.evaluated(state.opt_state, state.params), out_shardings=where)
 
 
 def _table(rates: Mapping[str, Schedule], total_steps: int) -> dict[str, np.ndarray]:

@@ -8,6 +8,7 @@ becomes of the new one. Imports no jax.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import re
@@ -19,6 +20,7 @@ from typing import Any
 
 from jaxbert.atomic import write_text
 from jaxbert.errors import InputError
+from jaxbert.optim.config import OptimizerConfig
 from jaxbert.training.config import SETTINGS
 from jaxbert.weights.directory import CONFIG
 from jaxbert.weights.json_files import read_json
@@ -139,7 +141,7 @@ def check_same(output: Path, now: Mapping[str, Any]) -> None:
         for part in ("config", "compute", "model_config", "task_options")
         if part in run  # the first runs had no options of tasks
         for key, value in now[part].items()
-        if key not in _FREE and _get(run, part, key) != value
+        if key not in _FREE and _recorded(run, part, key) != value
     ]
     differ += [
         f"the {role} examples"
@@ -164,6 +166,15 @@ def _check_checkpoints(place: Path, run: Mapping[str, Any]) -> None:
             f"{folder} is gone, and with it all that the run has learned: put it back, or train "
             "again with --overwrite"
         )
+
+
+def _recorded(run: Mapping[str, Any], part: str, key: str) -> Any:
+    """What a run was made with; what its version did not know yet was as it is left out today."""
+    value = _get(run, part, key)
+    if (part, key) != ("config", "optimizer") or not isinstance(value, Mapping):
+        return value
+    defaults = {field.name: field.default for field in dataclasses.fields(OptimizerConfig)}
+    return {**json.loads(json.dumps(defaults)), **value}
 
 
 def _get(value: Any, *names: str) -> Any:

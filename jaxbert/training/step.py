@@ -21,6 +21,7 @@ from jaxbert.optim.layers import leaf_paths
 from jaxbert.tasks import Task
 from jaxbert.tasks.losses import SumAndCount
 from jaxbert.training.engines import OverRows
+from jaxbert.training.points import gradient_of
 
 Params = Any
 Batch = Mapping[str, Array]
@@ -84,8 +85,7 @@ def make_train_step(
       task: gives the loss.
       smoothing: of labels.
       accumulation: the batch's rows are taken in so many equal microbatches, one after the other.
-        Their sums are divided once, by the whole batch's count, so the result is the large
-        batch's.
+        Their sums are divided once, by the whole batch's count: as for the batch in one piece.
       param_dtype: in which the model has its parameters.
       shard: of the engine that runs it, see `engines.Engine.shard`.
     """
@@ -111,15 +111,23 @@ def make_train_step(
         state: TrainState, batch: Batch, rates: Mapping[str, Array] | None = None
     ) -> tuple[TrainState, dict[str, Any]]:
         key = dropout_key(state.seed, state.step)
-        # Cast before they are gathered: half the bytes on the wire.
-        _, (total, count, grads) = shard(sums)(cast(state.params, param_dtype), batch, key)
-        count = jnp.where(count > 0, count, 1.0)  # nothing counts: a loss of 0, and no gradient
-        grads = jax.tree.map(lambda g: g / count, grads)
+
+        def gradient(params: Params) -> tuple[Array, Array, Params]:
+            # Cast before they are gathered: half the bytes on the wire.
+            return _means(*shard(sums)(cast(params, param_dtype), batch, key)[1])
+
+        loss, count, grads = gradient_of(plan.config, gradient, state.params, state.opt_state, key)
         with jax.named_scope("gradient_norms"):
             norms = _norms(grads, plan.labels)
-        return _updated(plan, state, grads, rates), {"loss": total / count, "count": count, **norms}
+        return _updated(plan, state, grads, rates), {"loss": loss, "count": count, **norms}
 
     return step
+
+
+def _means(total: Array, count: Array, grads: Params) -> tuple[Array, Array, Params]:
+    """(loss, count, gradient) from the sums."""
+    count = jnp.where(count > 0, count, 1.0)  # nothing counts: a loss of 0, and no gradient
+    return total / count, count, jax.tree.map(lambda g: g / count, grads)
 
 
 @jax.named_scope("optimizer")

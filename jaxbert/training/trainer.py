@@ -286,7 +286,7 @@ class Trainer:
             self.batches,
             assembled.step,
             assembled.state,
-            assembled.plan.schedules,
+            assembled.plan,
             evaluation=self._evaluation(),
             checkpoints=checkpoints,
             show=self._show,
@@ -329,8 +329,8 @@ class Trainer:
         """The best parameters, and the last where none were evaluated."""
         directory = self.directory
         if loop.progress.best is None:
-            self._write_model(loop.state.params)
-            return self._of_model(loop.state.params)
+            self._write_model(loop.params)
+            return self._of_model(loop.params)
         if directory is None:
             return jax.tree.map(jnp.asarray, self._best)
         distributed.wait_for_all("the best model is written")

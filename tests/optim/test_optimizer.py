@@ -8,43 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from chains import flat, random_gradients, run
 from tolerance import assert_close, assert_followed
 
-from jaxbert.optim import (
-    OPTIMIZERS,
-    SCHEDULES,
-    OptimizerConfig,
-    RatePlan,
-    make_optimizer,
-)
-from jaxbert.optim.layers import leaf_paths
-
-
-def flat(tree):
-    return dict(zip(leaf_paths(tree), map(np.asarray, jax.tree.leaves(tree)), strict=True))
-
-
-def random_gradients(params, seed, scale=1.0):
-    rng = np.random.default_rng(seed)
-    return jax.tree.map(lambda p: np.float32(scale * rng.normal(size=np.shape(p))), params)
-
-
-def run(config, params, gradients, steps_per_epoch=4, total_steps=12, **kwargs):
-    """Applies each gradient; returns the parameters before and after each, flat, and the state."""
-    optimizer = make_optimizer(config, params, total_steps, steps_per_epoch, **kwargs)
-    state, history = optimizer.init(params), [flat(params)]
-
-    def step(params, state, gradient):
-        updates, state = optimizer.update(gradient, state, params)
-        return optax.apply_updates(params, updates), state
-
-    # Level 0: a third less time to compile what runs for microseconds.
-    step = jax.jit(step, compiler_options={"xla_backend_optimization_level": 0})
-    for gradient in gradients:
-        params, state = step(params, state, gradient)
-        history.append(flat(params))
-    return history, state
-
+from jaxbert.optim import OPTIMIZERS, SCHEDULES, OptimizerConfig, RatePlan, make_optimizer
+from jaxbert.optim.config import SCHEDULE_FREE
 
 # --- by hand: which leaf has which rate at which step
 
@@ -298,7 +266,7 @@ def adam_config(**kwargs):
     return OptimizerConfig("adamw", 0.1, "constant", clip_norm=1.0, **kwargs)
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("optimizer", [name for name in OPTIMIZERS if name != SCHEDULE_FREE])
 def test_before_its_epoch_a_group_is_as_good_as_frozen(make_params, optimizer):
     params = make_params(1, attention=("key",))
     gradients = [random_gradients(params, i) for i in range(6)]
@@ -360,8 +328,9 @@ def test_a_sleeping_groups_huge_gradient_does_not_burst_out_on_waking(lean_param
 def test_jit_with_donation_from_shapes_alone(make_params, optimizer, bias_correction):
     params = jax.tree.map(jnp.asarray, make_params(1, int_keys=True, attention=("key",)))
     shapes = jax.eval_shape(lambda: params)
+    unfreezing = 0 if optimizer == SCHEDULE_FREE else 0.5
     config = OptimizerConfig(
-        optimizer, unfreezing=0.5, frozen=["embeddings"], bias_correction=bias_correction
+        optimizer, unfreezing=unfreezing, frozen=["embeddings"], bias_correction=bias_correction
     )
     chain = make_optimizer(config, shapes, 12, 4)
     state = chain.init(params)
@@ -393,7 +362,9 @@ def test_str_and_int_layer_keys_agree(make_params):
 def test_updates_keep_the_parameters_dtype(lean_params):
     lean_params = jax.tree.map(lambda p: jnp.asarray(p, jnp.bfloat16), lean_params)
     for optimizer in OPTIMIZERS:
-        chain = make_optimizer(OptimizerConfig(optimizer, unfreezing=1), lean_params, 10, 5)
+        unfreezing = 0 if optimizer == SCHEDULE_FREE else 1
+        config = OptimizerConfig(optimizer, unfreezing=unfreezing)
+        chain = make_optimizer(config, lean_params, 10, 5)
         updates, _ = jax.eval_shape(chain.update, lean_params, chain.init(lean_params), lean_params)
         assert {leaf.dtype for leaf in jax.tree.leaves(updates)} == {jnp.bfloat16.dtype}
 

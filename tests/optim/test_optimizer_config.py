@@ -30,16 +30,23 @@ FULL = OptimizerConfig(
     beta2=0.95,
     epsilon=1e-8,
     bias_correction=False,
+    ema_decay=0.99,
+    lora_rank=4,
+    lora_alpha=2.0,
+    lora_targets=["pooler/kernel"],
 )
+# What does not go together with some of it.
+REST = OptimizerConfig(anchor_decay=3.0, mixout=0.7, sam_radius=0.05)
 
 
-def test_every_field_differs_from_its_default_in_the_full_example():
+def test_every_field_differs_from_its_default_in_the_full_examples():
     default = OptimizerConfig()
     for field in dataclasses.fields(OptimizerConfig):
-        assert getattr(FULL, field.name) != getattr(default, field.name), field.name
+        values = [getattr(config, field.name) for config in (default, FULL, REST)]
+        assert len(set(values)) > 1, field.name
 
 
-@pytest.mark.parametrize("config", [OptimizerConfig(), FULL], ids=["default", "full"])
+@pytest.mark.parametrize("config", [OptimizerConfig(), FULL, REST], ids=["default", "full", "rest"])
 def test_json_there_and_back(config):
     text = json.dumps(dataclasses.asdict(config))
     again = OptimizerConfig.from_dict(json.loads(text))
@@ -67,7 +74,7 @@ def test_the_old_spelling_of_a_field_is_read():
 
 
 BAD = [
-    ("optimizer", "adam", "one of adamw, adafactor, lamb, lion, sgd"),
+    ("optimizer", "adam", "one of adamw, adafactor, lamb, lion, sgd, "),
     ("optimizer", ["adamw"], "one of adamw"),
     ("learning_rate", 0.0, "a positive number"),
     ("learning_rate", "1e-4", "a positive number"),
@@ -98,6 +105,14 @@ BAD = [
     ("beta2", -0.1, r"a number in \[0, 1\)"),
     ("epsilon", 0, "a positive number"),
     ("bias_correction", 1, "True or False"),
+    ("anchor_decay", -1, "a number, at least 0"),
+    ("mixout", 1, r"a number in \[0, 1\)"),
+    ("sam_radius", "0.05", "a number, at least 0"),
+    ("ema_decay", 1.0, r"a number in \[0, 1\)"),
+    ("lora_rank", 0.5, "a whole number"),
+    ("lora_alpha", 0, "a positive number"),
+    ("lora_targets", [], "a list of patterns, one at least"),
+    ("lora_targets", ["("], "no regular expression"),
 ]
 
 
@@ -124,6 +139,8 @@ IGNORED = {
     "lion": ("epsilon", "bias_correction"),
     "sgd": ("beta2", "epsilon", "bias_correction"),
     "adafactor": ("beta1", "beta2", "epsilon", "bias_correction"),
+    "schedule-free-adamw": ("bias_correction",),
+    "muon": ("bias_correction",),
 }
 
 
@@ -139,6 +156,35 @@ def test_settings_an_optimizer_would_ignore_are_refused(optimizer):
             assert getattr(OptimizerConfig(optimizer=optimizer, **{name: value}), name) == value
     # At their defaults they ask for nothing.
     OptimizerConfig(optimizer=optimizer)
+
+
+FREE = {"optimizer": "schedule-free-adamw"}
+NOT_TOGETHER = [
+    (FREE | {"ema_decay": 0.9}, "schedule-free-adamw and ema_decay do not go together: both"),
+    (FREE | {"unfreezing": 1}, "schedule-free-adamw and unfreezing do not go together"),
+    (FREE | {"lora_rank": 8}, "lora_rank and schedule-free-adamw do not go together"),
+    (FREE | {"beta1": 0.0}, "beta1=0 leaves 'schedule-free-adamw' no average"),
+    ({"sam_radius": 0.1, "unfreezing": {"layer_0": 1}}, "sam_radius and unfreezing do not"),
+    ({"lora_rank": 8, "optimizer": "muon"}, "lora_rank and muon do not go together"),
+    ({"lora_rank": 8, "anchor_decay": 1.0}, "lora_rank and anchor_decay do not go together"),
+    ({"lora_rank": 8, "mixout": 0.5}, "lora_rank and mixout do not go together"),
+    ({"lora_rank": 8, "sam_radius": 0.5}, "lora_rank and sam_radius do not go together"),
+    ({"lora_alpha": 16.0}, "lora_alpha without lora_rank: give it"),
+]
+
+
+@pytest.mark.parametrize(("fields", "message"), NOT_TOGETHER)
+def test_what_does_not_go_together_is_refused(fields, message):
+    with pytest.raises(InputError, match=f"^optimizer: {message}"):
+        OptimizerConfig(**fields)
+    for name in fields.keys() - {"lora_alpha", "optimizer", "beta1"}:
+        OptimizerConfig(**{name: fields[name]})  # alone it may
+
+
+def test_methods_are_those_that_are_on():
+    assert OptimizerConfig().methods == {}
+    assert FULL.methods == {"ema_decay": 0.99, "lora_rank": 4}
+    assert REST.methods == {"anchor_decay": 3.0, "mixout": 0.7, "sam_radius": 0.05}
 
 
 def test_what_an_earlier_version_called_it_is_read():

@@ -121,6 +121,18 @@ FIELDS = {
     "beta2": (0.5, False),
     "epsilon": (1e-3, False),
     "bias_correction": (False, False),
+    "anchor_decay": (1.0, False),
+    "mixout": (0.5, False),
+    "sam_radius": (0.1, False),
+    "ema_decay": (0.9, False),
+    "lora_rank": (2, False),
+    "lora_alpha": (4.0, False),
+    "lora_targets": (["encoder/pooler/kernel"], False),
+}
+# Where `BASE` does not go together with the field.
+OTHER_BASE = {
+    "sam_radius": dataclasses.replace(BASE, unfreezing=0),
+    **dict.fromkeys(("lora_alpha", "lora_targets"), dataclasses.replace(BASE, lora_rank=2)),
 }
 
 
@@ -131,9 +143,10 @@ def test_no_field_is_left_out():
 @pytest.mark.parametrize("name", FIELDS)
 def test_plans_that_differ_in_rates_alone_share_a_program(params, name):
     value, shared = FIELDS[name]
-    other = dataclasses.replace(BASE, **{name: value})
-    assert other != BASE
-    keys = [RatePlan.make(config, params, 20, 6).program_key for config in (BASE, other)]
+    base = OTHER_BASE.get(name, BASE)
+    other = dataclasses.replace(base, **{name: value})
+    assert other != base
+    keys = [RatePlan.make(config, params, 20, 6).program_key for config in (base, other)]
     assert (keys[0] == keys[1]) == shared
     assert isinstance(json.loads(keys[1]), dict)
 

@@ -1,6 +1,7 @@
 """The named strategies: what each must be, and reading one from TOML."""
 
 import dataclasses
+import re
 
 import pytest
 
@@ -19,10 +20,12 @@ from jaxbert.optim.groups import make_groups
 PROJECT = ["high", "pretraining", "constant", "annealing", "cyclical", "discriminative", "uniform"]
 LITERATURE = ["devlin2019", "ulmfit", "sun2019", "zhang2020", "mosbach2020", "electra", "lp-ft",
               "one-cycle", "frozen"]  # fmt: skip
+EXPLORATORY = ["reinit", "unfreezing", "ema", "l2-sp", "schedule-free", "muon", "mixout", "sam",
+               "lora"]  # fmt: skip
 
 
 def test_the_strategies_of_the_project_and_the_literature_are_there():
-    assert list(STRATEGIES) == [*PROJECT, *LITERATURE]
+    assert list(STRATEGIES) == [*PROJECT, *LITERATURE, *EXPLORATORY]
     assert DEFAULT_STRATEGY == "discriminative"
     assert all(row.about and row.source for row in STRATEGIES.values())
 
@@ -47,7 +50,23 @@ FACTS = {
     "lp-ft": {"layer_decay": 1, "frozen": ()},
     "one-cycle": {"schedule": "one-cycle", "layer_decay": 1},
     "frozen": {"unfreezing": 0},
+    "reinit": {"reinitialize_layers": 2, "layer_decay": 1},
+    "schedule-free": {"optimizer": "schedule-free-adamw", "schedule": "constant", "beta1": 0.9},
+    "muon": {"optimizer": "muon", "beta1": 0.95},
+    "sam": {"sam_radius": 0.05},
+    "lora": {"learning_rate": 5e-4, "lora_rank": 8, "lora_alpha": 8, "warmup": 0.06},
 }  # fmt: skip
+# What a row that is `uniform` but for one thing differs in.
+OWN = {
+    "reinit": {"reinitialize_layers"},
+    "unfreezing": {"unfreezing"},
+    "ema": {"schedule", "ema_decay"},
+    "l2-sp": {"anchor_decay"},
+    "schedule-free": {"schedule", "optimizer"},
+    "muon": {"optimizer", "beta1"},
+    "mixout": {"mixout"},
+    "sam": {"sam_radius"},
+}
 
 
 @pytest.mark.parametrize("name", FACTS)
@@ -68,6 +87,12 @@ def test_the_control_differs_from_discriminative_in_rate_and_decay_only():
     assert dataclasses.replace(uniform, learning_rate=rate, layer_decay=decay) == default
 
 
+@pytest.mark.parametrize("name", OWN)
+def test_an_exploratory_row_is_the_control_but_for_its_own(name):
+    control, row = (dataclasses.asdict(STRATEGIES[n].config()) for n in ("uniform", name))
+    assert {key for key in row if row[key] != control[key]} == OWN[name]
+
+
 @pytest.mark.parametrize("name", STRATEGIES)
 @pytest.mark.parametrize(
     "shape",
@@ -82,8 +107,11 @@ def test_every_strategy_fits_every_task_model(make_params, name, shape):
     assert not groups["head"].frozen
     assert groups["head"].epoch == 0
     asleep = {label for label, group in groups.items() if group.frozen or group.epoch > 0}
+    layered = set(groups) - {"head", "pooler", "final_norm"}
+    adapted = {label for label in groups if re.fullmatch(r"layer_\d+", label)}
     wanted = {"frozen": set(groups) - {"head"}, "lp-ft": set(groups) - {"head"},
-              "ulmfit": set(groups) - {"head", "pooler", "final_norm"}}  # fmt: skip
+              "ulmfit": layered, "unfreezing": layered,
+              "lora": set(groups) - {"head", "pooler"} - adapted}  # fmt: skip
     assert asleep == wanted.get(name, set())
 
 

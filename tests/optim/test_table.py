@@ -63,3 +63,12 @@ def test_the_text_leaves_out_a_column_that_says_nothing(params):
     text = format_group_table(group_table(plan, params))
     assert text.splitlines()[0].endswith("weight decay")
     assert text.splitlines()[1].endswith("no")
+
+
+def test_the_table_says_where_decay_leads(params):
+    plan = RatePlan.make(OptimizerConfig(anchor_decay=2.0, frozen=["embeddings"]), params, 10, 5)
+    lines = format_group_table(group_table(plan, params)).splitlines()
+    by_group = {line.split()[0]: line for line in lines[1:-1]}
+    assert "  no  " in by_group["embeddings"]
+    assert "  to start (100.0%)" in by_group["layer_0"]
+    assert "  yes (75.0%)" in by_group["head"]

@@ -239,6 +239,19 @@ def test_resume_refuses_another_run(tokenizer, a_run, settings, message):
     assert contents(a_run) == before
 
 
+def test_a_run_of_a_version_that_knew_less_goes_on(tokenizer, a_run, tmp_path):
+    output = tmp_path / "out"
+    shutil.copytree(a_run, output)
+    run = tiny.run_json(output)
+    for name in ("ema_decay", "mixout", "lora_targets"):
+        del run["config"]["optimizer"][name]
+    write_run(output, run)
+    tiny.trainer(tokenizer, output=output, resume=True, epochs=1)
+    averaging = dataclasses.replace(tiny.ADAMW, ema_decay=0.5)
+    with pytest.raises(ValueError, match="differs in optimizer;"):
+        tiny.trainer(tokenizer, output=output, resume=True, epochs=1, optimizer=averaging)
+
+
 def test_resume_may_log_otherwise(tokenizer, a_run):
     tiny.trainer(tokenizer, output=a_run, resume=True, epochs=1, log_every=3, keep_checkpoints=5)
 
