@@ -40,7 +40,10 @@ ORDER = {
     ),
     "data": "squad tables sources features tokenization packing batching prefetch demo",
     "optim": "schedules layers config strategies groups optimizer rate_plan table",
-    "lab": "data drift run study range_test journals statistics verdicts plots report",
+    "lab": (
+        "metric data drift journal stage adaptation run journals study range_test statistics"
+        " verdicts plots wording report"
+    ),
     "plan": "hardware flops hlo compile search",
     "cli": "flags data_options options common finetune infer export rates lab plan main",
     "training": (
