@@ -43,7 +43,10 @@ ORDER = {
         "schedules layers config exploratory strategies groups start averages low_rank directions"
         " optimizer rate_plan table"
     ),
-    "lab": "data drift run study range_test journals statistics verdicts plots report",
+    "lab": (
+        "metric data drift journal stage adaptation run journals study range_test statistics"
+        " verdicts plots wording report"
+    ),
     "plan": "hardware flops hlo products sending traffic costs compile search",
     "cli": "flags data_options options common finetune infer export rates lab plan main",
     "training": (

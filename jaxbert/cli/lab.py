@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 # What all runs of a study share; the rest is a run's own, or not its laboratory's to choose.
 _SHARED = (
     "model",
+    "task",
+    "task_options",
     "train",
     "eval",
     "test",
@@ -28,6 +30,7 @@ _SHARED = (
     "compute.dtype",
     "training.batch_size",
     "training.max_length",
+    "training.metric",
     "output",
 )
 _STRATEGIES = "high,pretraining,constant,annealing,cyclical,discriminative,uniform"
@@ -38,7 +41,9 @@ def add_run_flags(parser: flags.Parser) -> None:
     flags.add_flags(parser, LabOptions, only=_SHARED)
     rates, run = parser.section("learning rates"), parser.section("run")
     for name, kind, default, metavar, about in (
-        ("--strategies", str, _STRATEGIES, "NAMES", "what is compared, with commas"),
+        ("--strategies", str, _STRATEGIES, "NAMES",
+         "what is compared, with commas; task-adaptive is masked LM on the training texts before "
+         "the default strategy"),
         ("--grid", float, (), "RATES",
          "base rates; each strategy takes its best on --eval (default: its own rate)"),
     ):  # fmt: skip
@@ -47,6 +52,8 @@ def add_run_flags(parser: flags.Parser) -> None:
         "--strategy-file", metavar="FILE", help="TOML file with strategies of your own"
     )
     _add(rates, "--control", str, "uniform", "NAME", "the strategy to compare with")
+    _add(rates, "--adaptation-rate", float, 1e-4, "RATE", "peak of task-adaptive's masked LM")
+    _add(rates, "--adaptation-epochs", int, 10, "N", "of task-adaptive's masked LM")
     _add(run, "--seeds", int, 5, "N", "runs of each")
     _add(run, "--train-sizes", listed(str), "full", "SIZES", "as in 200,1000,full")
     _add(run, "--epochs", listed(int), "3", "N,...", "one for all sizes, or one for each")
@@ -95,16 +102,21 @@ def listed(kind: type[Any]) -> Callable[[str], tuple[Any, ...]]:
 
 def run(args: argparse.Namespace) -> None:
     """`jaxbert lab run`."""
+    from jaxbert.lab import adaptation
     from jaxbert.lab.study import Study, parse_sizes, run_study
     from jaxbert.optim import get_strategy
 
-    options, known = resolve(LabOptions, vars(args)), strategies(args.strategy_file)
+    options = resolve(LabOptions, vars(args))
+    adaptive = adaptation.NAME
+    known = {adaptive: adaptation.strategy(), **strategies(args.strategy_file)}
+    how = adaptation.Adaptation(epochs=args.adaptation_epochs, learning_rate=args.adaptation_rate)
     study = Study(
         strategies={name: get_strategy(name, known) for name in args.strategies},
         control=args.control,
         sizes=parse_sizes(args.train_sizes, args.epochs),
         seeds=tuple(range(args.seeds)),
         rates=args.grid,
+        adaptations={adaptive: how} if adaptive in args.strategies else {},
     )
     run_study(_laboratory(options), study, Path(options.output), show=sys.stderr.isatty())
     _print_report(options.output)
@@ -147,8 +159,9 @@ def _laboratory(options: LabOptions) -> Laboratory:
     # Every run loads the model anew, and would say so.
     logging.getLogger("jaxbert").setLevel(logging.ERROR)
     source: str | Path
+    task: dict[str, Any] = {"task": options.task, "options": options.task_options}
     if not given:
-        source, data = demo_data()
+        source, data = demo_data(**task)
     else:
         source = given["model"]
         data = load_data(
@@ -157,9 +170,10 @@ def _laboratory(options: LabOptions) -> Laboratory:
             given["test"],
             dict(map(_named, options.out_of_domain)),
             options.neutral,
+            **task,
             **options.columns.given(),
         )
-    return Laboratory(source, data, options.training, options.compute.dtype)
+    return Laboratory(source, data, options.training, options.compute.dtype, options.task_options)
 
 
 def _named(pair: str) -> tuple[str, str]:

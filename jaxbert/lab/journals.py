@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxbert.errors import InputError
+from jaxbert.lab.metric import ACCURACY, FIRST, Metric, metric_of
 from jaxbert.weights.json_files import read_json
 
 STUDY, SWEEP = "study.json", "sweep.json"
@@ -23,13 +24,15 @@ TEST, DEVELOPMENT = "test", "development"
 class Run:
     """One finished run.
 
-    start, end: the first and last line of its journal. train, evaluations: those between.
+    start, end: the first and last line of its journal. train, evaluations: those between. metric:
+    by which it is compared with others.
     """
 
     start: Mapping[str, Any]
     train: tuple[Mapping[str, Any], ...]
     evaluations: tuple[Mapping[str, Any], ...]
     end: Mapping[str, Any]
+    metric: Metric = ACCURACY
 
     @property
     def diverged(self) -> bool:
@@ -38,20 +41,22 @@ class Run:
 
     @property
     def failed(self) -> bool:
-        """Diverged, or no better than guessing."""
-        return self.diverged or self.end["scores"][TEST]["matthews"] < GUESSING
+        """Diverged or, where the scores tell, no better than guessing."""
+        return self.diverged or self.end["scores"][TEST].get("matthews", GUESSING) < GUESSING
 
-    def score(self, data: str, metric: str = "accuracy") -> float | None:
-        """A score in [0, 1]; None if it diverged."""
-        return None if self.diverged else self.end["scores"][data][metric]
+    def score(self, data: str, metric: str | None = None) -> float | None:
+        """A score, by default that of the study's metric; None if it diverged."""
+        if self.diverged:
+            return None
+        return self.metric.share(self.end["scores"][data][metric or self.metric.name])
 
     @property
     def out_of_domain(self) -> float | None:
-        """The mean accuracy over all out-of-domain sets; None without any, or if it diverged."""
+        """The mean score over all out-of-domain sets; None without any, or if it diverged."""
         if self.diverged:
             return None
-        own = (TEST, DEVELOPMENT)
-        scores = [s["accuracy"] for name, s in self.end["scores"].items() if name not in own]
+        names = [name for name in self.end["scores"] if name not in (TEST, DEVELOPMENT)]
+        scores = [score for name in names if (score := self.score(name)) is not None]
         return statistics.mean(scores) if scores else None
 
     @property
@@ -98,6 +103,11 @@ class Study:
         return [size for size in self.about["sizes"] if any(self.runs[size].values())]
 
     @property
+    def metric(self) -> Metric:
+        """By which runs are compared."""
+        return metric_of(self.about)
+
+    @property
     def control(self) -> str:
         """The strategy that the others are compared with."""
         return self.about["control"]
@@ -127,6 +137,11 @@ class Sweep:
     runs: Mapping[tuple[float, float], Mapping[int, Run]]
     missing: int
     directory: Path = field(compare=False)
+
+    @property
+    def metric(self) -> Metric:
+        """By which runs are compared."""
+        return metric_of(self.about)
 
 
 def read(directory: str | Path) -> Study | Sweep:
@@ -161,7 +176,7 @@ def _read_study(path: Path) -> Study:
     for size in about["sizes"]:
         runs[size] = {}
         for strategy in about["strategies"]:
-            cell = _cell(path / "runs" / size / strategy, about["seeds"], problems)
+            cell = _cell(path / "runs" / size / strategy, about, problems)
             runs[size][strategy] = cell
             missing += len(about["seeds"]) - len(cell)
     _complain(path, problems)
@@ -174,7 +189,7 @@ def _read_sweep(path: Path) -> Sweep:
     runs, missing = {}, 0
     for rate in about["rates"]:
         for decay in about["decays"]:
-            cell = _cell(path / "runs" / f"{rate:g}" / f"{decay:g}", about["seeds"], problems)
+            cell = _cell(path / "runs" / f"{rate:g}" / f"{decay:g}", about, problems)
             runs[rate, decay] = cell
             missing += len(about["seeds"]) - len(cell)
     _complain(path, problems)
@@ -185,16 +200,16 @@ def _description(path: Path) -> dict[str, Any]:
     about = read_json(path, "put it back, or run the lab anew")
     if about.get("version") != VERSION:
         raise InputError(f"{path}: want version {VERSION} of the format, made by jaxbert lab")
-    return about
+    return {**FIRST, **about}
 
 
-def _cell(directory: Path, seeds: list[int], problems: list[str]) -> dict[int, Run]:
-    cell = {}
-    for seed in seeds:
+def _cell(directory: Path, about: Mapping[str, Any], problems: list[str]) -> dict[int, Run]:
+    cell, metric = {}, metric_of(about)
+    for seed in about["seeds"]:
         path = directory / f"{seed}.jsonl"
         if path.is_file():
             try:
-                run = read_journal(path)
+                run = read_journal(path, metric)
             except InputError as error:
                 problems.append(str(error))
                 continue
@@ -208,8 +223,8 @@ def _complain(path: Path, problems: list[str]) -> None:
         raise InputError(f"{path}: {'; '.join(problems)}; delete them and run the lab again")
 
 
-def read_journal(path: Path) -> Run | None:
-    """One run; None if it has not come to its end (its last line may be cut).
+def read_journal(path: Path, metric: Metric = ACCURACY) -> Run | None:
+    """One run, to be compared by `metric`; None if it has not ended (its last line may be cut).
 
     Raises:
       InputError: no text, or not lines of JSON.
@@ -236,4 +251,5 @@ def read_journal(path: Path) -> Run | None:
         tuple(e for e in events if e["event"] == "train"),
         tuple(e for e in events if e["event"] == "eval"),
         events[-1],
+        metric,
     )

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from jaxbert.lab.journals import TEST, Run, Study, Sweep
+from jaxbert.lab.metric import Metric
 from jaxbert.lab.statistics import mean_interval
 
 # Okabe & Ito's colours for every kind of sight, and grey; with markers, for more than eight.
@@ -36,15 +37,16 @@ def styles(strategies: Sequence[str]) -> dict[str, Style]:
 
 def study_figures(study: Study) -> dict[str, tuple[str, Any]]:
     """{file stem: (what it shows, figure)}, in the order of the page."""
+    score = study.metric.name.capitalize()
     figures = {
-        "accuracy": ("Accuracy by strategy and train size; every seed is a dot", accuracy(study)),
+        "accuracy": (f"{score} by strategy and train size; every seed is a dot", accuracy(study)),
         "rates": ("Learning rate of each group of layers, step by step", rates(study)),
         "drift": ("How far each group moved, ||w - w0|| / ||w0||", drift(study)),
         "similarity": (
             "Similarity of each layer to the pre-trained one on neutral text; 1 = unchanged",
             similarity(study),
         ),
-        "domains": ("Accuracy in domain and out of domain; every seed is a dot", domains(study)),
+        "domains": (f"{score} in domain and out of domain; every seed is a dot", domains(study)),
         "curves": ("Learning curves, the mean over seeds", curves(study)),
         "gradients": ("Norm of the gradient by group, the mean over seeds", gradients(study)),
     }
@@ -53,7 +55,9 @@ def study_figures(study: Study) -> dict[str, tuple[str, Any]]:
 
 def sweep_figures(sweep: Sweep) -> dict[str, tuple[str, Any]]:
     """As `study_figures`, of a sweep."""
-    return {"sweep": ("Test accuracy, %, by learning rate and layer decay", heat_map(sweep))}
+    metric = sweep.metric
+    score = f"Test {metric.name}{', %,' if metric.in_percent else ''}"
+    return {"sweep": (f"{score} by learning rate and layer decay", heat_map(sweep))}
 
 
 def _grid(rows: int, columns: int, height: float, **shared: Any) -> tuple[Any, Any]:
@@ -80,8 +84,13 @@ def _legend(figure: Any, axes: Any) -> None:
 
 
 def _label(name: str) -> str:
-    """A name as it can be drawn: no formula, and not too long."""
-    return (name if len(name) <= 24 else name[:23] + "…").replace("$", r"\$")
+    """A name as it can be drawn, not too long."""
+    return _drawn(name if len(name) <= 24 else name[:23] + "…")
+
+
+def _drawn(text: str) -> str:
+    """Text as it can be drawn: no formula."""
+    return text.replace("$", r"\$")
 
 
 def _title(study: Study, size: str) -> str:
@@ -112,7 +121,7 @@ def accuracy(study: Study) -> Any:
             range(len(drawn)), list(map(_label, drawn)), rotation=60, ha="right", fontsize=8
         )
         axis.grid(axis="y", alpha=0.3)
-    axes[0][0].set_ylabel("test accuracy", fontsize=9)
+    axes[0][0].set_ylabel(_drawn(f"test {study.metric.name}"), fontsize=9)
     return figure
 
 
@@ -251,25 +260,28 @@ def domains(study: Study) -> Any:
                 s=22, color=style.color, marker=style.marker, alpha=0.85, label=_label(name),
             )  # fmt: skip
         axis.set_title(_title(study, size), fontsize=9)
-        axis.set_xlabel("test accuracy in domain", fontsize=8)
+        axis.set_xlabel(_drawn(f"test {study.metric.name} in domain"), fontsize=8)
         axis.grid(alpha=0.3)
-    axes[0][0].set_ylabel("mean accuracy out of domain", fontsize=9)
+    axes[0][0].set_ylabel(_drawn(f"mean {study.metric.name} out of domain"), fontsize=9)
     _legend(figure, axes)
     return figure
 
 
 def curves(study: Study) -> Any:
-    """Training loss above, accuracy on the development set below."""
+    """Training loss above, the score on the development set below."""
     figure, axes = _grid(2, len(study.sizes), 5.6, sharey="row", sharex="col")
+    metric, first = study.metric, []
     for column, size in enumerate(study.sizes):
         for name, style in styles(study.strategies).items():
             runs = list(study.cell(size, name).values())
             steps, losses = _mean_curve(runs, lambda line: line["loss"])
             axes[0][column].plot(steps, losses, color=style.color, lw=1.2, label=_label(name))
+            first += losses[:1]
             found: dict[int, list[float]] = {}
             for run in runs:
                 for line in run.evaluations:
-                    found.setdefault(line["step"], []).append(line["accuracy"])
+                    score = metric.share(line[metric.name])
+                    found.setdefault(line["step"], []).append(score)
             means = [statistics.mean(values) for values in found.values()]
             axes[1][column].plot(
                 list(found), means, color=style.color, marker=style.marker, ms=4, lw=1.2
@@ -279,9 +291,9 @@ def curves(study: Study) -> Any:
     for axis in axes.flat:
         axis.grid(alpha=0.3)
     # A loss that explodes would flatten all others.
-    axes[0][0].set_ylim(0, 1.2)
+    axes[0][0].set_ylim(0, max(1.2, 1.5 * min(first, default=0)))
     axes[0][0].set_ylabel("training loss", fontsize=9)
-    axes[1][0].set_ylabel("development accuracy", fontsize=9)
+    axes[1][0].set_ylabel(_drawn(f"development {metric.name}"), fontsize=9)
     _legend(figure, axes)
     return figure
 
@@ -291,7 +303,8 @@ def heat_map(sweep: Sweep) -> Any:
     rates, decays = sweep.about["rates"], sweep.about["decays"]
     figure, axes = _grid(1, 1, 0.9 + 0.55 * len(rates))
     axis = axes[0][0]
-    cells = [[_cell(sweep.runs[rate, decay]) for decay in decays] for rate in rates]
+    metric = sweep.metric
+    cells = [[_cell(sweep.runs[rate, decay], metric) for decay in decays] for rate in rates]
     shown = [[float("nan") if mean is None else mean for mean, _ in row] for row in cells]
     axis.imshow(shown, cmap="cividis", aspect="auto")
     middle = _middle([mean for row in cells for mean, _ in row if mean is not None])
@@ -308,15 +321,15 @@ def heat_map(sweep: Sweep) -> Any:
     return figure
 
 
-def _cell(runs: Mapping[int, Run]) -> tuple[float | None, str]:
-    """(mean accuracy in percent, what the cell says)."""
+def _cell(runs: Mapping[int, Run], metric: Metric) -> tuple[float | None, str]:
+    """(mean score, what the cell says)."""
     scores = _numbers(runs, lambda run: run.score(TEST))
     failed = sum(run.failed for run in runs.values())
     note = f"\n{failed} of {len(runs)} failed" if failed else ""
     if not scores:
         return None, "not run" if not runs else f"diverged{note}"
-    mean = 100 * statistics.mean(scores)
-    return mean, f"{mean:.1f}{note}"
+    mean = statistics.mean(scores)
+    return mean, f"{metric.show(mean)}{note}"
 
 
 def _middle(values: Sequence[float]) -> float:

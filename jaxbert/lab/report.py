@@ -10,17 +10,20 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from jaxbert.lab import plots, verdicts
+from jaxbert.lab import plots, verdicts, wording
 from jaxbert.lab.journals import GUESSING, TEST, Run, Study, Sweep, read
+from jaxbert.lab.metric import ACCURACY, FIRST, Metric
 from jaxbert.lab.statistics import Interval, holm, mean_interval, paired, sign_flip_p
 
 PAGE, TABLE = "report.html", "report.md"
+_BEST = {ACCURACY: "most accurate"}
 Table = tuple[list[str], list[list[str]]]  # header, rows
 
 FAILED = (
     f"A run failed if it diverged, or if its test predictions have a Matthews correlation below "
     f"{GUESSING:g}, which is guessing."
 )
+DIVERGED = "A run failed if it diverged."
 INTERVALS = (
     "Intervals are 95%, Student's t over seeds; they hold the luck of the draw of examples, order, "
     "dropout and head, not that of the test set, which is the same for all. Differences are paired "
@@ -79,12 +82,16 @@ def _because(verdict: verdicts.Verdict) -> str:
 
 def _sets(study: Study) -> dict[str, Callable[[Run], float | None]]:
     """{column: score of a run}."""
-    score = lambda name, metric="accuracy": lambda run: run.score(name, metric)  # noqa: E731
+    score = lambda name, metric=None: lambda run: run.score(name, metric)  # noqa: E731
     return {
         study.about["in_domain"]: score(TEST),
-        "macro-F1": score(TEST, "macro_f1"),
+        **({"macro-F1": score(TEST, "macro_f1")} if _of_classes(study) else {}),
         **{name: score(name) for name in study.out_of_domain},
     }
+
+
+def _of_classes(study: Study) -> bool:
+    return bool(study.about["task"] == FIRST["task"])
 
 
 def results(study: Study) -> Table:
@@ -98,7 +105,7 @@ def results(study: Study) -> Table:
             if not cell:
                 continue
             runs = list(cell.values())
-            scores = [_percent([v for v in map(value, runs) if v is not None])
+            scores = [_mean([v for v in map(value, runs) if v is not None], study.metric)
                       for value in columns.values()]  # fmt: skip
             rate = f"{runs[0].start['learning_rate']:g}"
             failed = sum(run.failed for run in runs)
@@ -106,25 +113,25 @@ def results(study: Study) -> Table:
     return header, rows
 
 
-def _percent(values: Sequence[float]) -> str:
+def _mean(values: Sequence[float], metric: Metric) -> str:
     if not values:
         return "-"
     found = mean_interval(values)
-    mean = f"{100 * found.mean:.1f}"
-    return mean if found.high is None else f"{mean} ± {100 * (found.high - found.mean):.1f}"
+    mean = metric.show(found.mean)
+    return mean if found.high is None else f"{mean} ± {metric.show(found.high - found.mean)}"
 
 
 def differences(study: Study) -> Table:
     """A row for each train size and strategy but the control: what it gains over the control."""
-    rows, p_values = [], {}
+    rows, p_values, metric = [], {}, study.metric
     for size in study.sizes:
         for name in study.strategies:
-            pairs = _pairs(study, size, name, lambda run: run.score(TEST))
+            pairs = _pairs(study, size, name, lambda run: metric.merit(run.score(TEST)))
             if name == study.control or not pairs:
                 continue
             p_values[f"{size} {name}"] = sign_flip_p(pairs)
-            outside = _pairs(study, size, name, lambda run: run.out_of_domain)
-            rows.append([size, name, _points(pairs), _points(outside)])
+            outside = _pairs(study, size, name, lambda run: metric.merit(run.out_of_domain))
+            rows.append([size, name, _points(pairs, metric), _points(outside, metric)])
     corrected = holm(p_values)
     for row, (key, p) in zip(rows, p_values.items(), strict=True):
         row += [f"{p:.3g}", f"{corrected[key]:.3g}"]
@@ -140,8 +147,8 @@ def _pairs(study: Study, size: str, name: str, value: Callable[[Run], float | No
     return paired(*cells)
 
 
-def _points(pairs: Sequence[float]) -> str:
-    return verdicts.describe(mean_interval(pairs)) if pairs else "-"
+def _points(pairs: Sequence[float], metric: Metric) -> str:
+    return verdicts.describe(mean_interval(pairs), metric.in_percent) if pairs else "-"
 
 
 def budget(study: Study) -> Table | None:
@@ -164,7 +171,7 @@ def _rate(about: dict[str, Any], chosen: float | None) -> str:
 
 
 def sweep_table(sweep: Sweep) -> Table:
-    """Mean test accuracy, a row for each rate, a column for each decay; failed runs noted."""
+    """Mean test score, a row for each rate, a column for each decay; failed runs noted."""
     rates, decays = sweep.about["rates"], sweep.about["decays"]
     rows = []
     for rate in rates:
@@ -173,32 +180,35 @@ def sweep_table(sweep: Sweep) -> Table:
             runs = list(sweep.runs[rate, decay].values())
             scores = [s for s in (run.score(TEST) for run in runs) if s is not None]
             failed = sum(run.failed for run in runs)
-            row.append(_percent(scores) + (f" ({failed} of {len(runs)} failed)" if failed else ""))
+            note = f" ({failed} of {len(runs)} failed)" if failed else ""
+            row.append(_mean(scores, sweep.metric) + note)
         rows.append(row)
     return ["rate \\ decay", *(f"{decay:g}" for decay in decays)], rows
 
 
 def recommendation(study: Study) -> list[str]:
-    """For each train size the most accurate strategy, and those it cannot be told from."""
-    lines = []
+    """For each train size the best strategy, and those it cannot be told from."""
+    lines, metric = [], study.metric
+    merit = lambda run: metric.merit(run.score(TEST))  # noqa: E731
     for size in study.sizes:
         means = {
-            name: mean_interval(scores).mean
+            name: mean_interval(merits).mean
             for name in study.strategies
-            if (scores := [s for r in study.cell(size, name).values()
-                           if (s := r.score(TEST)) is not None])
+            if (merits := [m for r in study.cell(size, name).values()
+                           if (m := merit(r)) is not None])
         }  # fmt: skip
         if not means:
             continue
         best = max(means, key=lambda name: means[name])
         others = {
-            name: verdicts.difference(study, size, best, name, lambda run: run.score(TEST))
+            name: verdicts.difference(study, size, best, name, merit)
             for name in means
             if name != best
         }
         equal = [name for name, gap in others.items() if not _told_apart(gap)]
         tail = f"; not told apart from it: {', '.join(equal)}" if equal else ""
-        lines.append(f"{size}: {best} ({100 * means[best]:.1f}%){tail}")
+        score = metric.show(abs(means[best])) + ("%" if metric.in_percent else "")
+        lines.append(f"{size}: {best} ({score}){tail}")
     return lines
 
 
@@ -250,14 +260,14 @@ def _study_body(study: Study) -> str:
         "<h2>The five claims</h2>",
         *map(_verdict, verdicts.judge(study)),
         f"<details><summary>The rule</summary><p>{escape(verdicts.RULE)}</p></details>",
-        "<h2>The most accurate, by train size</h2><ul>",
+        f"<h2>The {_BEST.get(study.metric, 'best')}, by train size</h2><ul>",
         *(f"<li>{escape(line)}</li>" for line in recommendation(study)),
-        "</ul><h2>Results</h2><p>Accuracy in percent, mean and 95% interval over seeds. "
-        f"{escape(FAILED)}</p>",
+        f"</ul><h2>Results</h2><p>{escape(wording.scores_are(study.metric))}, mean and 95% "
+        f"interval over seeds. {escape(FAILED if _of_classes(study) else DIVERGED)}</p>",
         _table(*results(study)),
         f"<h2>Against {escape(study.control)}, seed by seed</h2>",
         _table(*differences(study)),
-        f"<p class=note>{escape(INTERVALS)}</p>",
+        f"<p class=note>{escape(INTERVALS + wording.notes(study))}</p>",
         "<h2>What was tuned</h2>",
         "<p>Nothing: every strategy has its own rate.</p>"
         if tuned is None
@@ -272,7 +282,8 @@ def _budget(study: Study, chosen: Table) -> str:
     rates = ", ".join(f"{rate:g}" for rate in grid["rates"])
     text = (
         f"Each strategy got the same grid of base rates, {rates}, with {len(grid['seeds'])} run "
-        "each at every train size, and kept the one with the best accuracy on the development set. "
+        f"each at every train size, and kept the one with the best {study.metric.name} on the "
+        "development set. "
         "Those whose rate is the claim keep theirs."
     )
     return f"<p>{escape(text)}</p>{_table(*chosen)}"
@@ -352,6 +363,7 @@ def command(found: Study | Sweep) -> str:
         words += ["--train-sizes", ",".join(about["sizes"]), "--epochs"]
         words += [",".join(str(size["epochs"]) for size in about["sizes"].values())]
         words += ["--grid", listed(about["grid"]["rates"])] if about["grid"] else []
+    words += wording.flags(about)
     words += ["--seeds", str(len(about["seeds"])), "--dtype", about["training"]["dtype"]]
     return shlex.join([*words, "--output", "DIRECTORY"])
 

@@ -17,14 +17,17 @@ from typing import Any, NamedTuple
 
 from jaxbert.atomic import write_text
 from jaxbert.errors import InputError
-from jaxbert.lab.run import Laboratory
+from jaxbert.lab.adaptation import Adaptation
+from jaxbert.lab.journal import finished
+from jaxbert.lab.journals import STUDY, SWEEP, VERSION
+from jaxbert.lab.metric import FIRST, Metric
+from jaxbert.lab.run import Adapted, Laboratory
 from jaxbert.optim import OptimizerConfig, Strategy
+from jaxbert.tasks.options import MASKED_LM
 from jaxbert.training.lock import held
 from jaxbert.training.record import environment
 from jaxbert.weights.json_files import read_json
 
-VERSION = 1
-STUDY, SWEEP = "study.json", "sweep.json"
 FULL = "full"
 
 
@@ -70,10 +73,11 @@ class Study:
       control: the strategy that the others are compared with.
       sizes: of the training set.
       seeds: of the runs that count.
-      rates: the grid of base rates; of each strategy and size the one with the best mean accuracy
+      rates: the grid of base rates; of each strategy and size the one with the best mean score
         on the development set is taken. Empty = every strategy keeps its own rate, as those with
         `tuned` false do in any case.
       grid_seeds: of the runs that choose; apart from `seeds`.
+      adaptations: {strategy: how the model is pre-trained further before}, of those that do.
     """
 
     strategies: Mapping[str, Strategy]
@@ -82,9 +86,12 @@ class Study:
     seeds: tuple[int, ...]
     rates: tuple[float, ...] = ()
     grid_seeds: tuple[int, ...] = (100,)
+    adaptations: Mapping[str, Adaptation] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         problems = []
+        if strange := set(self.adaptations) - set(self.strategies):
+            problems.append(f"adaptations of {sorted(strange)}, which are not among the strategies")
         if self.control not in self.strategies:
             problems.append(
                 f"control={self.control!r} is not among the strategies {', '.join(self.strategies)}"
@@ -109,6 +116,12 @@ class Study:
         """Whether the grid chooses the strategy's base rate."""
         return bool(self.rates) and self.strategies[name].tuned
 
+    def adapted(self, name: str, size: Size, seed: int, directory: Path) -> Adapted | None:
+        """What a strategy's run begins with in place of the pre-trained model."""
+        if name not in self.adaptations:
+            return None
+        return Adapted(self.adaptations[name], directory / "adapted" / size.name / name / str(seed))
+
 
 class Run(NamedTuple):
     """One cell: what it is called, where its journal is, and what is trained."""
@@ -119,6 +132,7 @@ class Run(NamedTuple):
     size: Size
     seed: int
     only_development: bool = False
+    adapted: Adapted | None = None
 
 
 def run_study(laboratory: Laboratory, study: Study, directory: Path, *, show: bool) -> None:
@@ -133,6 +147,9 @@ def run_study(laboratory: Laboratory, study: Study, directory: Path, *, show: bo
 
 
 def _run_study(laboratory: Laboratory, study: Study, directory: Path, show: bool) -> None:
+    if study.adaptations and laboratory.task.name == MASKED_LM:
+        names = ", ".join(study.adaptations)
+        raise InputError(f"task {MASKED_LM} is what {names} would begin with: leave {names} out")
     description = _describe_study(laboratory, study)
     _claim(directory / STUDY, description)
     chosen: dict[str, dict[str, float]] = {}
@@ -140,7 +157,7 @@ def _run_study(laboratory: Laboratory, study: Study, directory: Path, show: bool
         for size in study.sizes:
             grid = list(_grid_runs(study, size, directory))
             ends = [progress.run(run) for run in grid]
-            chosen[size.name] = _chosen(grid, ends)
+            chosen[size.name] = _chosen(grid, ends, laboratory.metric)
             if grid:
                 whole = {**description["grid"], "chosen": chosen}
                 _write(directory / STUDY, {**description, "grid": whole})
@@ -164,20 +181,22 @@ def _grid_runs(study: Study, size: Size, directory: Path) -> Iterator[Run]:
             for seed in study.grid_seeds:
                 path = directory / "grid" / size.name / name / f"{rate:g}-{seed}.jsonl"
                 about = {"strategy": name, "size": size.name}
-                yield Run(path, about, strategy.config(learning_rate=rate), size, seed, True)
+                adapted = study.adapted(name, size, seed, directory)
+                optimizer = strategy.config(learning_rate=rate)
+                yield Run(path, about, optimizer, size, seed, True, adapted)
 
 
-def _chosen(runs: list[Run], ends: list[dict[str, Any]]) -> dict[str, float]:
-    """{strategy: base rate} with the best mean development accuracy; of equals the lowest."""
-    accuracy: dict[str, dict[float, float]] = {}
+def _chosen(runs: list[Run], ends: list[dict[str, Any]], metric: Metric) -> dict[str, float]:
+    """{strategy: base rate} with the best mean development score; of equals the lowest."""
+    merits: dict[str, dict[float, float]] = {}
     for run, end in zip(runs, ends, strict=True):
-        rates = accuracy.setdefault(run.about["strategy"], {})
-        # A run that diverged counts as accuracy 0: its rate must not be chosen.
-        score = end["scores"]["development"]["accuracy"] if end["scores"] else 0.0
-        rate = run.optimizer.learning_rate
-        rates[rate] = rates.get(rate, 0.0) + score
+        rates = merits.setdefault(run.about["strategy"], {})
+        # The rate of a run that diverged must not be chosen.
+        score = end["scores"] and end["scores"]["development"][metric.name]
+        rate, merit = run.optimizer.learning_rate, metric.merit(score)
+        rates[rate] = rates.get(rate, 0.0) + (-math.inf if merit is None else merit)
     return {
-        name: max(sorted(rates), key=lambda rate: rates[rate]) for name, rates in accuracy.items()
+        name: max(sorted(rates), key=lambda rate: rates[rate]) for name, rates in merits.items()
     }
 
 
@@ -190,7 +209,8 @@ def _final_runs(
             path = directory / "runs" / size.name / name / f"{seed}.jsonl"
             rate = {"learning_rate": chosen[name]} if name in chosen else {}
             about = {"strategy": name, "size": size.name}
-            yield Run(path, about, strategy.config(**rate), size, seed)
+            adapted = study.adapted(name, size, seed, directory)
+            yield Run(path, about, strategy.config(**rate), size, seed, adapted=adapted)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -268,27 +288,10 @@ class _Progress:
             epochs=run.size.epochs,
             seed=run.seed,
             only_development=run.only_development,
+            adapted=run.adapted,
         )
         self._bar.update(steps)
         return end
-
-
-def finished(journal: Path) -> dict[str, Any] | None:
-    """The last line of a run that came to its end, diverged or not; None otherwise.
-
-    Raises:
-      InputError: the file is no text.
-    """
-    if not journal.is_file():
-        return None
-    try:
-        last = journal.read_text(encoding="utf-8").splitlines()[-1:]
-        end = json.loads(last[0]) if last else {}
-    except UnicodeDecodeError as error:
-        raise InputError(f"{journal} is no journal: {error}; delete it to run it again") from None
-    except json.JSONDecodeError:  # killed in the middle of a line
-        return None
-    return end if isinstance(end, dict) and end.get("event") == "end" else None
 
 
 def _describe_study(laboratory: Laboratory, study: Study) -> dict[str, Any]:
@@ -297,7 +300,9 @@ def _describe_study(laboratory: Laboratory, study: Study) -> dict[str, Any]:
         "kind": "study",
         "version": VERSION,
         "strategies": {
-            name: _describe_strategy(strategy) | {"tuned": study.tuned(name)}
+            name: _describe_strategy(strategy)
+            | {"tuned": study.tuned(name)}
+            | _describe_adaptation(study.adaptations.get(name))
             for name, strategy in study.strategies.items()
         },
         "control": study.control,
@@ -328,6 +333,10 @@ def _describe_strategy(strategy: Strategy) -> dict[str, Any]:
         "source": strategy.source,
         "settings": dict(strategy.settings),
     }
+
+
+def _describe_adaptation(adaptation: Adaptation | None) -> dict[str, Any]:
+    return {} if adaptation is None else {"adaptation": dataclasses.asdict(adaptation)}
 
 
 def _describe_size(laboratory: Laboratory, size: Size) -> dict[str, Any]:
@@ -364,7 +373,7 @@ def _claim(path: Path, description: Mapping[str, Any]) -> None:
         _write(path, description)
         return
     wanted = json.loads(json.dumps(description))
-    there = read_json(path, "put it back, or give another --output")
+    there = {**FIRST, **read_json(path, "put it back, or give another --output")}
     (there.get("grid") or {}).pop("chosen", None)  # found on the way, and again from the journals
     differ = [
         key for key in {**wanted, **there} if key not in _FREE and there.get(key) != wanted.get(key)

@@ -78,11 +78,12 @@ Value = Callable[[Run], float | None]
 
 
 def _accuracy(run: Run) -> float | None:
-    return run.score(TEST)
+    """By the study's metric: the more, the better."""
+    return run.metric.merit(run.score(TEST))
 
 
 def _outside(run: Run) -> float | None:
-    return run.out_of_domain
+    return run.metric.merit(run.out_of_domain)
 
 
 def difference(study: Study, size: str, first: str, second: str, value: Value) -> Interval | None:
@@ -126,7 +127,8 @@ class _Comparison:
             return None
         failed = [_failures(study, size, name) for name in (first, second)]
         interval = difference(study, size, first, second, self.value)
-        numbers = "no pairs" if interval is None else describe(interval, self.percent)
+        percent = self.percent and study.metric.in_percent
+        numbers = "no pairs" if interval is None else describe(interval, percent)
         if any(failed):
             numbers += (
                 f"; failed runs: {failed[0]} of {len(cells[0])}, {failed[1]} of {len(cells[1])}"
@@ -162,7 +164,7 @@ class _NoGain:
             answer = YES
         elif interval.above_zero:
             answer = NO
-        return Answer(size, answer, describe(interval))
+        return Answer(size, answer, describe(interval, study.metric.in_percent))
 
 
 @dataclass(frozen=True)
@@ -191,7 +193,8 @@ class _NotWorse:
             answer = NO
         elif all(low is not None and low > -MARGIN for low in lows):
             answer = YES
-        return Answer(size, answer, f"least against {name}: {describe(worst)}")
+        shown = describe(worst, study.metric.in_percent)
+        return Answer(size, answer, f"least against {name}: {shown}")
 
 
 @dataclass(frozen=True)
