@@ -81,11 +81,12 @@ def dry_run(data: Data, model: Path, root: Path) -> dict[str, Any]:
         str(data.path), "--output", str(root / "out"), "--max-length", "64", "--dry-run",
     ]  # fmt: skip
     env = os.environ | {"JAXBERT_CACHE": str(root / "cache"), "HF_HUB_OFFLINE": "1"}
-    began = time.monotonic()
-    process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
+    began, log = time.monotonic(), root / "log.txt"
+    with log.open("w") as said:
+        process = subprocess.Popen(command, env=env, stdout=said, stderr=said)
+        _, status, usage = os.wait4(process.pid, 0)
     if status:
-        raise RuntimeError(f"{' '.join(command)} ended with status {status}")
+        raise RuntimeError(f"{' '.join(command)} ended with status {status}: {log.read_text()}")
     return {"peak_bytes": usage.ru_maxrss * 1024, "seconds": round(time.monotonic() - began, 1)}
 
 
@@ -116,6 +117,7 @@ def main() -> int:
     parser.add_argument("--rows", type=int, action="append", help="repeatable")
     parser.add_argument("--format", choices=FORMATS, action="append", help="repeatable")
     args = parser.parse_args()
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
     rows = []
     with tempfile.TemporaryDirectory() as directory:
         root = Path(directory)

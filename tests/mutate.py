@@ -22,6 +22,7 @@ import sys
 import tempfile
 import time
 import tomllib
+import traceback
 from pathlib import Path
 
 from tests.mutants import mutants
@@ -85,15 +86,17 @@ class Subject:
             began = time.monotonic()
             status = self.run([self.source], 1)[0][0]
             if status != "survived":
-                raise RuntimeError(f"{self.name}: its tests fail as it is, {status}")
+                said = Path(self._cache, "said.txt").read_text(encoding="utf-8")
+                raise RuntimeError(f"{self.name}: its tests fail as it is, {status}:\n{said}")
             self.seconds = time.monotonic() - began
         self._limit = FACTOR * self.seconds + PATIENCE
 
-    def run(self, sources, jobs):
-        """(what became of it, seconds) of each, in their order."""
+    def run(self, sources, jobs, seconds=float("inf")):
+        """{number: (what became of it, seconds)}, of as many as there is time for."""
         waiting, running, found = list(enumerate(sources)), {}, {}
-        while waiting or running:
-            while waiting and len(running) < jobs:
+        end = time.monotonic() + seconds
+        while running or (waiting and time.monotonic() < end):
+            while waiting and len(running) < jobs and time.monotonic() < end:
                 number, source = waiting.pop(0)
                 running[self._start(source)] = number, time.monotonic()
             for child, (number, began) in list(running.items()):
@@ -107,7 +110,7 @@ class Subject:
                     del running[child]
                     found[number] = (_fate(status), took)
             time.sleep(0.02)
-        return [found[number] for number in range(len(sources))]
+        return found
 
     def _start(self, source):
         child = os.fork()
@@ -115,12 +118,16 @@ class Subject:
             return child
         status = 3
         try:
-            with open(os.devnull, "w") as nothing:
-                os.dup2(nothing.fileno(), 1)
-                os.dup2(nothing.fileno(), 2)
+            with open(f"{self._cache}/said.txt", "w") as said:
+                os.dup2(said.fileno(), 1)
+                os.dup2(said.fileno(), 2)
             self._replace(source)
             status = self._test()
+        except BaseException:
+            traceback.print_exc()
         finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
             os._exit(status)
 
     def _replace(self, source):
@@ -144,8 +151,9 @@ class Subject:
         jax.config.update("jax_compilation_cache_dir", self._cache)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-        plugins = ["-p", "no:cacheprovider", "-p", "no:randomly"]
-        return int(pytest.main(["-x", "-q", *plugins, *self._words]))
+        # Plugins that are imported already are not rewritten, and pytest would say so.
+        words = ["-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning"]
+        return int(pytest.main(["-x", "-q", *words, *self._words]))
 
 
 def _fate(status):
@@ -176,6 +184,7 @@ def main():
     parser.add_argument("files", nargs="+", type=Path, help=f"of {', '.join(TESTS)}")
     parser.add_argument("--sample", type=int, help="so many mutants of each (default: all)")
     parser.add_argument("--seed", type=int, default=0, help="of the sample")
+    parser.add_argument("--minutes", type=float, help="after which no other mutant is tried")
     parser.add_argument("--line", type=int, help="the mutants of this line alone")
     parser.add_argument("--show", action="store_true", help="the change of a survivor, as a diff")
     parser.add_argument("--jobs", type=int, default=1, help="children at a time")
@@ -199,14 +208,17 @@ def main():
 
 
 def _try(subject, args, known):
-    """The mutants of a file, of which some are printed; a row of them."""
+    """Mutants of a file, of which those that survive are printed; a row of them."""
     chosen = [m for m in subject.mutants if args.line in (None, m.line)]
-    if args.sample is not None and args.sample < len(chosen):
-        chosen = random.Random(args.seed).sample(chosen, args.sample)
+    most = len(chosen) if args.sample is None else min(args.sample, len(chosen))
+    chosen = random.Random(args.seed).sample(chosen, most)
     subject.measure()
     began, lines, survivors = time.monotonic(), subject.source.splitlines(), []
-    fates = subject.run([mutant.source for mutant in chosen], args.jobs)
-    for mutant, (fate, _) in sorted(zip(chosen, fates, strict=True), key=lambda pair: pair[0][:2]):
+    seconds = 60 * args.minutes if args.minutes else float("inf")
+    found = subject.run([mutant.source for mutant in chosen], args.jobs, seconds)
+    tried = sorted(((chosen[number], fate) for number, (fate, _) in found.items()),
+                   key=lambda pair: pair[0][:2])  # fmt: skip
+    for mutant, fate in tried:
         if fate != "survived":
             continue
         text = lines[mutant.line - 1].strip()
@@ -216,13 +228,13 @@ def _try(subject, args, known):
         if args.show:
             old, new = ast_lines(subject.source), mutant.source.splitlines()
             print(*difflib.unified_diff(old, new, n=1, lineterm=""), sep="\n")
-    killed = len(chosen) - len(survivors)
-    late = sum(fate == "killed: takes too long" for fate, _ in fates)
-    print(f"{subject.name:32}{killed:5} of {len(chosen)} killed ({late} by their time), of "
+    killed = len(tried) - len(survivors)
+    late = sum(fate == "killed: takes too long" for _, fate in tried)
+    print(f"{subject.name:32}{killed:5} of {len(tried)} killed ({late} by their time), of "
           f"{len(subject.mutants)} mutants; tests {subject.seconds:.1f} s", flush=True)  # fmt: skip
     return {
         "file": subject.name, "seed": args.seed, "mutants": len(subject.mutants),
-        "tried": len(chosen), "killed": killed, "killed_by_time": late,
+        "tried": len(tried), "killed": killed, "killed_by_time": late,
         "explained": sum(bool(one["why"]) for one in survivors), "survivors": survivors,
         "tests_seconds": round(subject.seconds, 1), "seconds": round(time.monotonic() - began, 1),
     }  # fmt: skip

@@ -11,6 +11,7 @@ so that S = U W; unpacked is U = 1.
   segment_starts [B, S] int32: the column of each segment's first token, 0 where absent
   weights [B, S] float32: how much a feature counts in the loss, mostly 1; 0 where absent
   example_ids [B, S] int32: the feature's index in the data set, -1 where absent
+  all_segment_ids [B, L] int32, only where there are parts: of the rows of all parts, as example_ids
   labels, no key without: [B, S, ...] int32 or float32 of features; [B, L] int32 of tokens, -100
     where ignored; [B, S, 2] int32 of spans, the row's columns of their first and last token; [B, U]
     int32 of choices, -1 where absent
@@ -76,8 +77,8 @@ class Batches:
       layout: "packed" shares rows between units; "bucketed" cuts rows to the batch's longest unit,
         rounded up to a bucket; "padded" makes rows of `max_length` for each feature of a unit.
       shuffle: a new order every epoch, from `seed`; otherwise that of the data set.
-      part: (i, n): only the i-th of n equal parts of a batch's rows is read and made, all of
-        example_ids though.
+      part: (i, n): only the i-th of n equal parts of a batch's rows is read and made; of
+        example_ids, and of all_segment_ids, all.
       row_multiple: B is a multiple of it (devices x accumulation steps), filled with empty rows.
       shapes: shapes that other batches use, to be used here too where they serve ("packed").
 
@@ -232,11 +233,17 @@ class Batches:
         seats = self._seats(members, place)
         example_ids = np.full((rows, units * width), -1, np.int32)
         example_ids[seats.row, seats.segment] = seats.feature
+        host_only = {"example_ids": example_ids}
         index, parts = self.part
+        if parts > 1:  # for results, which come of all rows
+            lengths = data.lengths[seats.feature]
+            places = np.repeat(seats.row * length + seats.column, lengths) + _positions(lengths)
+            segments = np.repeat(seats.segment + 1, lengths)
+            host_only["all_segment_ids"] = _scatter(segments, places, (rows, length), 0, np.int32)
         rows //= parts
         seats = seats.within(index * rows, rows)
         lengths = data.lengths[seats.feature]
-        position = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        position = _positions(lengths)
         source = np.repeat(data.offsets[seats.feature], lengths) + position
         target = np.repeat(seats.row * length + seats.column, lengths) + position
 
@@ -257,7 +264,7 @@ class Batches:
             ),
             "segment_starts": features(seats.column),
             "weights": features(weights, dtype=np.float32),
-            "example_ids": example_ids,
+            **host_only,
             **{name: tokens(values[source], -1) for name, values in data.further.items()},
         }
         if data.labels is None:
@@ -314,6 +321,11 @@ class _Seats(NamedTuple):
         return found._replace(row=found.row - first)
 
 
+def _positions(lengths: np.ndarray) -> np.ndarray:
+    """[T]: which token of its feature each is, of features of these lengths."""
+    return np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+
+
 def _scatter(
     values: Any, places: np.ndarray, shape: tuple[int, int], fill: int, dtype: Any
 ) -> np.ndarray:
@@ -356,15 +368,16 @@ def restore_order(
 def split_tokens(batch: Mapping[str, np.ndarray], values: np.ndarray) -> dict[int, np.ndarray]:
     """Per-token results of a batch, [B, L, ...], as {index in the data set: [length, ...]}.
 
+    Of a part of a batch, the results are of the rows of all parts.
+
     Example:
       >>> batch = {"example_ids": np.array([[7, 4]]), "segment_ids": np.array([[1, 1, 2, 0]])}
       >>> split_tokens(batch, np.array([[5, 6, 8, 0]]))
       {7: array([5, 6]), 4: array([8])}
     """
     values = np.asarray(values)
+    segment_ids = batch.get("all_segment_ids", batch["segment_ids"])
     return {
-        int(batch["example_ids"][row, segment]): values[
-            row, batch["segment_ids"][row] == segment + 1
-        ]
+        int(batch["example_ids"][row, segment]): values[row, segment_ids[row] == segment + 1]
         for row, segment in np.argwhere(batch["example_ids"] >= 0)
     }

@@ -12,7 +12,7 @@ import pytest
 import tiny
 from tolerance import assert_losses_alike, assert_trained_alike, network_terms
 
-from jaxbert.data import Batches
+from jaxbert.data import Batches, split_tokens
 from jaxbert.models import BertForSequenceClassification, split_model
 from jaxbert.training import distributed
 
@@ -130,6 +130,12 @@ def test_the_parts_of_a_batch_make_the_whole(tokenized, layout):
     whole = Batches(tokenized, 8, **settings).epoch(1)
     parts = [Batches(tokenized, 8, part=(index, 2), **settings).epoch(1) for index in (0, 1)]
     for batch, *both in zip(whole, *parts, strict=True):
+        wanted = split_tokens(batch, batch["input_ids"])
+        for part in both:  # what is computed of all rows, each process has for itself
+            tokens = split_tokens(part, batch["input_ids"])
+            assert tokens.keys() == wanted.keys()
+            for place, ids in wanted.items():
+                np.testing.assert_array_equal(tokens[place], ids)
         for name, values in batch.items():
             found = [part[name] for part in both]
             if name == "example_ids":

@@ -19,7 +19,7 @@ logger = logging.getLogger("jaxbert")
 OverRows: TypeAlias = Callable[..., tuple[Any, Any]]
 
 # What stays on the host: the device never needs to know which example it works on.
-_HOST_ONLY = ("example_ids",)
+_HOST_ONLY = ("example_ids", "all_segment_ids")
 _PLATFORMS = {"cuda": "gpu", "rocm": "gpu"}  # some releases of jax say which kind
 
 
@@ -68,7 +68,7 @@ class Engine(abc.ABC):
             )
 
     def put_batch(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
-        """A batch's arrays on the devices, without `example_ids`, which are the host's.
+        """A batch's arrays on the devices, without those of the host's.
 
         Args:
           batch: {name: [B, ...]}; where there are several processes, this one's rows of it.
