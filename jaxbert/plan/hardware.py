@@ -46,6 +46,8 @@ def _tpu(kind: str, memory: float, flops: float, *rest: Any) -> Chip:
 _SQUARES = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 _CUBES = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8")
 _NODE = ("1", "2", "4", "8")
+# The clocks of TPUs are their peaks over what their product units do in a cycle: 131,072 FLOP
+# (v5e), 524,288 (v6e), 262,144 (v5p).
 CHIPS = {
     "v5e": _tpu("TPU v5e", 16 * GB, 197 * TERA, 819 * GB, 200 * GB, _SQUARES,
                 "docs.cloud.google.com/tpu/docs/v5e", 1.5 * GIGA),
