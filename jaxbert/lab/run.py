@@ -11,6 +11,7 @@ from typing import Any
 
 from jaxbert.data import Shape, load_tokenizer
 from jaxbert.errors import DivergedError
+from jaxbert.lab.by_example import by_example
 from jaxbert.lab.data import Data, sample
 from jaxbert.lab.drift import Probe, weight_drift
 from jaxbert.models import split_model
@@ -80,7 +81,7 @@ class Laboratory:
         shapes = self._predictor.batches(data.train, shuffle=True).shapes
         self._predictor = self._predict_with(model, shapes)
         tested = {"development": data.development, "test": data.test, **data.out_of_domain}
-        self._scorers = {name: self._predictor.scorer(e) for name, e in tested.items()}
+        self._examiners = {name: self._predictor.examiner(e) for name, e in tested.items()}
         neutral = dataclasses.replace(data.neutral, labels=None)
         graphdef, params = split_model(model)
         self._probe = Probe(graphdef, params, self._predictor.batches(neutral), self._engine)
@@ -171,10 +172,12 @@ class Laboratory:
         if only_development:
             return {"status": "finished", **nothing, "scores": scores}
         params = loop.state.params
-        for name, score in self._scorers.items():
+        kept = {}
+        for name, examine in self._examiners.items():
             if name != "development":
-                scores[name] = score(params)
-        found = {"scores": scores, "drift": weight_drift(params, start)}
+                predicted, scores[name] = examine(params)
+                kept[name] = by_example(predicted)
+        found = {"scores": scores, "drift": weight_drift(params, start), "by_example": kept}
         return {"status": "finished", **found, **self._probe.compare(params)}
 
     def _described(self, config: TrainConfig, loop: Loop, assembled: Assembly) -> dict[str, Any]:
@@ -206,7 +209,10 @@ class Laboratory:
             assembled.state,
             assembled.plan.schedules,
             evaluation=Evaluation(
-                self._scorers["development"], "accuracy", True, lambda params: None
+                lambda params: self._examiners["development"](params)[1],
+                "accuracy",
+                True,
+                lambda params: None,
             ),
         )
         return assembled, loop
