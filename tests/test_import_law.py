@@ -40,9 +40,13 @@ ORDER = {
     ),
     "data": "squad tables sources features tokenization packing batching prefetch demo",
     "optim": "schedules layers config strategies groups optimizer rate_plan table",
-    "lab": "data drift run study range_test journals statistics verdicts plots report",
+    "lab": (
+        "data drift by_example metric statistics bootstrap sequential plan_file run making study"
+        " range_test records journals wording comparisons claims verdicts regions campaign tables"
+        " advice svg plots page report"
+    ),
     "plan": "hardware flops hlo compile search",
-    "cli": "flags data_options options common finetune infer export rates lab plan main",
+    "cli": "flags data_options options common finetune infer export rates study_plan lab plan main",
     "training": (
         "distributed config engines step assemble predictor sentences pooling embedding"
         " run_directory lock record checkpoint interruption pace callbacks card run loop trainer"

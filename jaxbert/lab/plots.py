@@ -7,7 +7,9 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from jaxbert.lab.journals import TEST, Run, Study, Sweep
+from jaxbert.lab.journals import Study, Sweep
+from jaxbert.lab.metric import Metric
+from jaxbert.lab.records import TEST, Run
 from jaxbert.lab.statistics import mean_interval
 
 # Okabe & Ito's colours for every kind of sight, and grey; with markers, for more than eight.
@@ -16,6 +18,8 @@ _COLOURS = (
 )  # fmt: skip
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 _WIDTH = 9.0  # inches
+
+Figures = dict[str, tuple[str, Any]]  # {file stem: (what it shows, figure)}
 
 
 class Style(NamedTuple):
@@ -34,26 +38,44 @@ def styles(strategies: Sequence[str]) -> dict[str, Style]:
     }
 
 
-def study_figures(study: Study) -> dict[str, tuple[str, Any]]:
-    """{file stem: (what it shows, figure)}, in the order of the page."""
+def study_figures(study: Study) -> Figures:
+    """All of a study, in the order of the page."""
+    score = study.metric.name.capitalize()
     figures = {
-        "accuracy": ("Accuracy by strategy and train size; every seed is a dot", accuracy(study)),
+        "accuracy": (f"{score} by strategy and train size; every seed is a dot", accuracy(study)),
         "rates": ("Learning rate of each group of layers, step by step", rates(study)),
-        "drift": ("How far each group moved, ||w - w0|| / ||w0||", drift(study)),
-        "similarity": (
-            "Similarity of each layer to the pre-trained one on neutral text; 1 = unchanged",
-            similarity(study),
+        **layer_figures(study),
+        "domains": (f"{score} in domain and out of domain; every seed is a dot", domains(study)),
+        "curves": ("Learning curves, the mean over the seeds whose course is kept", curves(study)),
+        "gradients": (
+            "Norm of the gradient by group, the mean over the seeds whose course is kept",
+            gradients(study),
         ),
-        "domains": ("Accuracy in domain and out of domain; every seed is a dot", domains(study)),
-        "curves": ("Learning curves, the mean over seeds", curves(study)),
-        "gradients": ("Norm of the gradient by group, the mean over seeds", gradients(study)),
     }
     return {name: pair for name, pair in figures.items() if pair[1] is not None}
 
 
-def sweep_figures(sweep: Sweep) -> dict[str, tuple[str, Any]]:
+def layer_figures(study: Study) -> Figures:
+    """What happens to each layer."""
+    return {
+        "peaks": ("Peak learning rate of each group at the largest train size", peaks(study)),
+        "drift": (
+            "How far each group moved, ||w - w0|| / ||w0||; mean and 95% interval over seeds",
+            drift(study),
+        ),
+        "similarity": (
+            "Similarity of each layer to the pre-trained one on neutral text; 1 = unchanged; mean "
+            "and 95% interval over seeds",
+            similarity(study),
+        ),
+    }
+
+
+def sweep_figures(sweep: Sweep) -> Figures:
     """As `study_figures`, of a sweep."""
-    return {"sweep": ("Test accuracy, %, by learning rate and layer decay", heat_map(sweep))}
+    metric = sweep.metric
+    score = f"Test {metric.name}{', %,' if metric.in_percent else ''}"
+    return {"sweep": (f"{score} by learning rate and layer decay", heat_map(sweep))}
 
 
 def _grid(rows: int, columns: int, height: float, **shared: Any) -> tuple[Any, Any]:
@@ -80,8 +102,13 @@ def _legend(figure: Any, axes: Any) -> None:
 
 
 def _label(name: str) -> str:
-    """A name as it can be drawn: no formula, and not too long."""
-    return (name if len(name) <= 24 else name[:23] + "…").replace("$", r"\$")
+    """A name as it can be drawn, not too long."""
+    return _drawn(name if len(name) <= 24 else name[:23] + "…")
+
+
+def _drawn(text: str) -> str:
+    """Text as it can be drawn: no formula."""
+    return text.replace("$", r"\$")
 
 
 def _title(study: Study, size: str) -> str:
@@ -112,7 +139,7 @@ def accuracy(study: Study) -> Any:
             range(len(drawn)), list(map(_label, drawn)), rotation=60, ha="right", fontsize=8
         )
         axis.grid(axis="y", alpha=0.3)
-    axes[0][0].set_ylabel("test accuracy", fontsize=9)
+    axes[0][0].set_ylabel(_drawn(f"test {study.metric.name}"), fontsize=9)
     return figure
 
 
@@ -187,6 +214,35 @@ def rates(study: Study) -> Any:
     )
 
 
+def peaks(study: Study) -> Any:
+    """Peak rates of every strategy and group: a heat map, on a logarithm's scale."""
+    from matplotlib.colors import LogNorm
+
+    size = study.sizes[-1]
+    found = {
+        name: next(iter(cell.values())).start.get("peak_rates", {})
+        for name in study.strategies
+        if (cell := study.cell(size, name))
+    }
+    groups = list(next(iter(found.values())))
+    figure, axes = _grid(1, 1, 1.3 + 0.32 * len(found))
+    shown = [[rates.get(group) or float("nan") for group in groups] for rates in found.values()]
+    flat = [rate for row in shown for rate in row if rate == rate]  # a frozen group has none
+    scale = LogNorm(min(flat), max(max(flat), 1.01 * min(flat)))
+    image = axes[0][0].imshow(shown, cmap="cividis", aspect="auto", norm=scale)
+    middle = (min(flat) * max(flat)) ** 0.5
+    for y, row in enumerate(shown):
+        for x, rate in enumerate(row):
+            text = "0" if rate != rate else f"{rate:.2g}"
+            color = "white" if rate < middle else "black"
+            axes[0][0].text(x, y, text, ha="center", va="center", fontsize=7, color=color)
+    axes[0][0].set_xticks(range(len(groups)), groups, rotation=60, ha="right", fontsize=7)
+    axes[0][0].set_yticks(range(len(found)), list(map(_label, found)), fontsize=8)
+    axes[0][0].set_title(_title(study, size), fontsize=9)
+    figure.colorbar(image, ax=axes[0][0], fraction=0.03).ax.tick_params(labelsize=7)
+    return figure
+
+
 def gradients(study: Study) -> Any:
     """Gradient norms at the largest train size."""
     return _small_multiples(
@@ -204,9 +260,14 @@ def _by_layer(
             found = [v for run in runs if (v := values(run)) is not None]
             if found:
                 groups = list(found[0])
-                means = [statistics.mean(v[g] for v in found) for g in groups]
+                known = [mean_interval([v[g] for v in found]) for g in groups]
+                means = [interval.mean for interval in known]
                 axis.plot(groups, means, color=style.color, marker=style.marker, ms=4, lw=1.2,
                           label=_label(name))  # fmt: skip
+                # A logarithm's axis has no zero, nor less.
+                lows = [max(mean / 10, i.low or mean) for mean, i in zip(means, known, strict=True)]
+                highs = [i.high or mean for mean, i in zip(means, known, strict=True)]
+                axis.fill_between(groups, lows, highs, color=style.color, alpha=0.12, lw=0)
                 axis.set_xticks(range(len(groups)), groups, rotation=60, ha="right", fontsize=7)
         axis.grid(alpha=0.3)
         axis.set_title(_title(study, size), fontsize=9)
@@ -251,25 +312,28 @@ def domains(study: Study) -> Any:
                 s=22, color=style.color, marker=style.marker, alpha=0.85, label=_label(name),
             )  # fmt: skip
         axis.set_title(_title(study, size), fontsize=9)
-        axis.set_xlabel("test accuracy in domain", fontsize=8)
+        axis.set_xlabel(_drawn(f"test {study.metric.name} in domain"), fontsize=8)
         axis.grid(alpha=0.3)
-    axes[0][0].set_ylabel("mean accuracy out of domain", fontsize=9)
+    axes[0][0].set_ylabel(_drawn(f"mean {study.metric.name} out of domain"), fontsize=9)
     _legend(figure, axes)
     return figure
 
 
 def curves(study: Study) -> Any:
-    """Training loss above, accuracy on the development set below."""
+    """Training loss above, the score on the development set below."""
     figure, axes = _grid(2, len(study.sizes), 5.6, sharey="row", sharex="col")
+    metric, first = study.metric, []
     for column, size in enumerate(study.sizes):
         for name, style in styles(study.strategies).items():
             runs = list(study.cell(size, name).values())
             steps, losses = _mean_curve(runs, lambda line: line["loss"])
             axes[0][column].plot(steps, losses, color=style.color, lw=1.2, label=_label(name))
+            first += losses[:1]
             found: dict[int, list[float]] = {}
             for run in runs:
                 for line in run.evaluations:
-                    found.setdefault(line["step"], []).append(line["accuracy"])
+                    score = metric.share(line[metric.name])
+                    found.setdefault(line["step"], []).append(score)
             means = [statistics.mean(values) for values in found.values()]
             axes[1][column].plot(
                 list(found), means, color=style.color, marker=style.marker, ms=4, lw=1.2
@@ -279,9 +343,9 @@ def curves(study: Study) -> Any:
     for axis in axes.flat:
         axis.grid(alpha=0.3)
     # A loss that explodes would flatten all others.
-    axes[0][0].set_ylim(0, 1.2)
+    axes[0][0].set_ylim(0, max(1.2, 1.5 * min(first, default=0)))
     axes[0][0].set_ylabel("training loss", fontsize=9)
-    axes[1][0].set_ylabel("development accuracy", fontsize=9)
+    axes[1][0].set_ylabel(_drawn(f"development {metric.name}"), fontsize=9)
     _legend(figure, axes)
     return figure
 
@@ -291,7 +355,8 @@ def heat_map(sweep: Sweep) -> Any:
     rates, decays = sweep.about["rates"], sweep.about["decays"]
     figure, axes = _grid(1, 1, 0.9 + 0.55 * len(rates))
     axis = axes[0][0]
-    cells = [[_cell(sweep.runs[rate, decay]) for decay in decays] for rate in rates]
+    metric = sweep.metric
+    cells = [[_cell(sweep.runs[rate, decay], metric) for decay in decays] for rate in rates]
     shown = [[float("nan") if mean is None else mean for mean, _ in row] for row in cells]
     axis.imshow(shown, cmap="cividis", aspect="auto")
     middle = _middle([mean for row in cells for mean, _ in row if mean is not None])
@@ -308,15 +373,15 @@ def heat_map(sweep: Sweep) -> Any:
     return figure
 
 
-def _cell(runs: Mapping[int, Run]) -> tuple[float | None, str]:
-    """(mean accuracy in percent, what the cell says)."""
+def _cell(runs: Mapping[int, Run], metric: Metric) -> tuple[float | None, str]:
+    """(mean score, what the cell says)."""
     scores = _numbers(runs, lambda run: run.score(TEST))
     failed = sum(run.failed for run in runs.values())
     note = f"\n{failed} of {len(runs)} failed" if failed else ""
     if not scores:
         return None, "not run" if not runs else f"diverged{note}"
-    mean = 100 * statistics.mean(scores)
-    return mean, f"{mean:.1f}{note}"
+    mean = statistics.mean(scores)
+    return mean, f"{metric.show(mean)}{note}"
 
 
 def _middle(values: Sequence[float]) -> float:
