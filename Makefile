@@ -29,7 +29,8 @@ lint: env-test
 
 # The newest JAX needs Python 3.12. There is no PyTorch for it everywhere: what PyTorch computes is in
 # tests/golden. It runs what computes; what reads, prints and plots is the same on both.
-NEWER_TESTS := tests/models tests/optim tests/weights tests/training tests/plan tests/test_extension.py
+NEWER_TESTS := tests/models tests/optim tests/weights tests/training tests/tasks tests/plan \
+  tests/test_extension.py
 test-newer:
 	@if python3.12 -c '' 2>/dev/null; then $(MAKE) $(NEWER)/ready && \
 	  $(NEWER)/bin/python -m pytest $(PYTEST) $(NEWER_TESTS); \

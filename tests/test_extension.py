@@ -207,20 +207,9 @@ def test_save_load_and_predict(finished, tokenizer):
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-5)
 
 
-def test_a_resumed_run_is_the_uninterrupted_one(finished, make, tmp_path, monkeypatch):
-    from jaxbert.training.loop import Loop
-
-    between = Loop._between_steps
-
-    def stop_at_seven(self):
-        between(self)
-        if self.progress.step == 7:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(Loop, "_between_steps", stop_at_seven)
-    with pytest.raises(KeyboardInterrupt):
+def test_a_resumed_run_is_the_uninterrupted_one(finished, make, tmp_path):
+    with tiny.stopped_after(7), pytest.raises(KeyboardInterrupt):
         make(tmp_path / "run").fit()
-    monkeypatch.undo()
     resumed = make(tmp_path / "run", resume=True)
     resumed.fit()
     trainer, _ = finished

@@ -41,9 +41,9 @@ ORDER = {
     "data": "squad tables sources features tokenization packing batching prefetch demo",
     "optim": "schedules layers config strategies groups optimizer rate_plan table",
     "lab": (
-        "data drift by_example metric statistics bootstrap sequential plan_file run making study"
-        " range_test records journals wording comparisons claims verdicts regions campaign tables"
-        " advice svg plots page report"
+        "metric data drift by_example journal statistics bootstrap sequential plan_file stage"
+        " adaptation run making records journals study range_test wording comparisons claims"
+        " verdicts regions campaign tables advice svg plots page report"
     ),
     "plan": "hardware flops hlo compile search",
     "cli": "flags data_options options common finetune infer export rates study_plan lab plan main",

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from jaxbert.cli.options import EmbedOptions, ExportOptions, FindOptions, InferOptions
 from jaxbert.errors import InputError
+from jaxbert.settings import check_keys, fields_of
+from jaxbert.tasks.options import TaskOptions
 
 if TYPE_CHECKING:
     from jaxbert.data import Examples
@@ -150,6 +152,26 @@ def make_predictor(options: InferOptions) -> Predictor:
         max_length=training.max_length,
         engine=make_engine(training.parallel, training.mesh),
     )
+
+
+def settings_of(options: InferOptions) -> dict[str, Any]:
+    """{place: value}: how the model's own configuration says that it is to be used.
+
+    Raises:
+      InputError: it says what is no setting.
+    """
+    from jaxbert.models.config_checks import settings_from_hf
+    from jaxbert.weights import directory
+
+    found_in = find_model(options)
+    known = {"max_length": "training.max_length"}
+    known |= {name: f"task_options.{name}" for name in fields_of(TaskOptions)}
+    try:
+        found = dict(settings_from_hf(directory.read_config(found_in)))
+        check_keys("config.json: settings", found, list(known))
+    except InputError as error:
+        raise InputError(f"{found_in}: {error}") from None
+    return {known[name]: value for name, value in found.items()}
 
 
 def load_own_model(options: ExportOptions, directory: Path) -> Any:

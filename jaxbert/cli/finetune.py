@@ -169,22 +169,28 @@ def dry_run(options: FinetuneOptions, *, overwrite: bool) -> None:
     for found in examples.values():
         trainer.predictor.scorer(found)  # labels that the model has, tokens that it has rows for
     plan = outline(trainer)
-    for name, value in _lines(options, trainer, plan, examples):
+    for name, value in _lines(options, trainer, plan, len(train), examples):
         print(f"{name:<12}{value}")
     print(format_group_table(list(plan.groups)))
     print("nothing has been trained or written: leave --dry-run out to do it")
 
 
 def _lines(
-    options: FinetuneOptions, trainer: Trainer, plan: Outline, examples: Mapping[Place, Examples]
+    options: FinetuneOptions,
+    trainer: Trainer,
+    plan: Outline,
+    train: int,
+    examples: Mapping[Place, Examples],
 ) -> Iterator[tuple[str, str]]:
-    training, train, stats = options.training, trainer.batches.examples, plan.stats
+    training, taken, stats = options.training, trainer.batches.examples, plan.stats
     yield "task", trainer.task.name
     others = [f", {name} {len(examples[place])}" for place, name in _names([*examples]).items()]
-    cut = f" ({stats.truncated_examples} cut to {training.max_length} tokens)"
-    yield "examples", f"train {train}{cut if stats.truncated_examples else ''}{''.join(others)}"
+    how = f" ({stats.truncated_examples} cut to {training.max_length} tokens)"
+    how = how if stats.truncated_examples else f" (in {taken} windows)" if taken > train else ""
+    yield "examples", f"train {train}{how}{''.join(others)}"
     epochs = f"{training.epochs} epochs of {plan.steps_per_epoch}"
-    yield "steps", f"{plan.total_steps}: {epochs}, {training.batch_size} examples each"
+    what = "windows" if taken > train else "examples"
+    yield "steps", f"{plan.total_steps}: {epochs}, {training.batch_size} {what} each"
     shapes = ", ".join(f"{shape.rows} x {shape.length}" for shape in plan.shapes)
     yield "shapes", f"{shapes}; {stats.packing_efficiency:.0%} of the tokens are text"
     state, gradient = (size / 2**20 for size in (plan.state_bytes, plan.gradient_bytes))

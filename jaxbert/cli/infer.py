@@ -7,12 +7,14 @@ import json
 import logging
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from jaxbert.atomic import replacing, write_text
 from jaxbert.cli import common, flags
 from jaxbert.cli.options import EmbedOptions, InferOptions, PredictOptions, resolve
 from jaxbert.errors import InputError
+
+T = TypeVar("T", bound=InferOptions)
 
 logger = logging.getLogger("jaxbert")
 
@@ -97,7 +99,7 @@ def evaluate(args: argparse.Namespace) -> None:
     from jaxbert import tasks
     from jaxbert.tasks.text_classification import names_of
 
-    options = resolve(InferOptions, vars(args))
+    options = _as_trained(InferOptions, args)
     predictor = common.make_predictor(options)
     config = predictor.config
     labels = names_of(config)
@@ -123,6 +125,7 @@ def predict(args: argparse.Namespace) -> None:
     output = None
     if options.output is not None:
         output = common.free_file(options.output, overwrite=options.overwrite)
+    options = _as_trained(PredictOptions, args)
     predictor = common.make_predictor(options)
     texts, rows = common.read_unlabelled(options, args.data, predictor.task)
     found = [_beside(row, said) for row, said in zip(rows, predictor.predict(texts), strict=True)]
@@ -133,6 +136,31 @@ def predict(args: argparse.Namespace) -> None:
     else:
         write_text(output, "".join(lines))
     logger.info("%d lines written%s", len(lines), f" to {output}" if output else "")
+
+
+def _as_trained(cls: type[T], args: argparse.Namespace) -> T:
+    """The options of a command: where no flag says otherwise, as the model was trained.
+
+    Raises:
+      InputError: also where what its config.json says cannot be.
+    """
+    given = vars(args)
+    options = resolve(cls, given)
+    usual = {flag.place: flag.default for flag in flags.flags_of(cls)}
+    more = {
+        place: value
+        for place, value in common.settings_of(options).items()
+        if place not in given and value != usual[place]
+    }
+    if not more:
+        return options
+    told = ", ".join(f"{place.rpartition('.')[2]}={value}" for place, value in more.items())
+    try:
+        options = resolve(cls, more | given)
+    except InputError as error:
+        raise InputError(f"{options.model} was trained with {told}: {error}") from None
+    logger.info("as in the training of %s: %s", options.model, told)
+    return options
 
 
 def _beside(row: Mapping[str, Any], said: Mapping[str, Any]) -> dict[str, Any]:

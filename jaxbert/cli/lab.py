@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 # What all runs of a study share; the rest is a run's own, or not its laboratory's to choose.
 _SHARED = (
     "model",
+    "task",
+    "task_options",
     "train",
     "eval",
     "test",
@@ -29,6 +31,7 @@ _SHARED = (
     "compute.dtype",
     "training.batch_size",
     "training.max_length",
+    "training.metric",
     "output",
 )
 _STRATEGIES = "high,pretraining,constant,annealing,cyclical,discriminative,uniform"
@@ -39,7 +42,9 @@ def add_run_flags(parser: flags.Parser) -> None:
     flags.add_flags(parser, LabOptions, only=_SHARED)
     rates, run = parser.section("learning rates"), parser.section("run")
     for name, kind, default, metavar, about in (
-        ("--strategies", str, _STRATEGIES, "NAMES", "what is compared, with commas"),
+        ("--strategies", str, _STRATEGIES, "NAMES",
+         "what is compared, with commas; task-adaptive is masked LM on the training texts before "
+         "the default strategy"),
         ("--grid", float, (), "RATES",
          "base rates; each strategy takes its best on --eval (default: its own rate)"),
     ):  # fmt: skip
@@ -48,6 +53,8 @@ def add_run_flags(parser: flags.Parser) -> None:
         "--strategy-file", metavar="FILE", help="TOML file with strategies of your own"
     )
     _add(rates, "--control", str, "uniform", "NAME", "the strategy to compare with")
+    _add(rates, "--adaptation-rate", float, 1e-4, "RATE", "peak of task-adaptive's masked LM")
+    _add(rates, "--adaptation-epochs", int, 10, "N", "of task-adaptive's masked LM")
     _add(run, "--seeds", int, 5, "N", "runs of each")
     _add(run, "--train-sizes", listed(str), "full", "SIZES", "as in 200,1000,full")
     _add(run, "--epochs", listed(int), "3", "N,...", "one for all sizes, or one for each")
@@ -102,17 +109,22 @@ def run(args: argparse.Namespace) -> None:
         _print_report(args.output)
         return
     study_plan.refuse_plan_flags(args)
+    from jaxbert.lab import adaptation
     from jaxbert.lab.making import parse_sizes
     from jaxbert.lab.study import Study, run_study
     from jaxbert.optim import get_strategy
 
-    options, known = resolve(LabOptions, vars(args)), strategies(args.strategy_file)
+    options = resolve(LabOptions, vars(args))
+    adaptive = adaptation.NAME
+    known = {adaptive: adaptation.strategy(), **strategies(args.strategy_file)}
+    how = adaptation.Adaptation(epochs=args.adaptation_epochs, learning_rate=args.adaptation_rate)
     study = Study(
         strategies={name: get_strategy(name, known) for name in args.strategies},
         control=args.control,
         sizes=parse_sizes(args.train_sizes, args.epochs),
         seeds=tuple(range(args.seeds)),
         rates=args.grid,
+        adaptations={adaptive: how} if adaptive in args.strategies else {},
     )
     run_study(_laboratory(options), study, Path(options.output), show=sys.stderr.isatty())
     _print_report(options.output)
@@ -153,7 +165,7 @@ def _make(source: str | Path, data: Data, options: LabOptions) -> Laboratory:
     common.keep_compiled_programs()
     # Every run loads the model anew, and would say so.
     logging.getLogger("jaxbert").setLevel(logging.ERROR)
-    return Laboratory(source, data, options.training, options.compute.dtype)
+    return Laboratory(source, data, options.training, options.compute.dtype, options.task_options)
 
 
 def _source_and_data(options: LabOptions) -> tuple[str | Path, Data]:
@@ -164,14 +176,16 @@ def _source_and_data(options: LabOptions) -> tuple[str | Path, Data]:
     if 0 < len(given) < len(sources):
         missing = ", ".join(f"--{name}" for name in sources if name not in given)
         raise InputError(f"missing: {missing} (or leave out all four for the demo's)")
+    task: dict[str, Any] = {"task": options.task, "options": options.task_options}
     if not given:
-        return demo_data()
+        return demo_data(**task)
     data = load_data(
         given["train"],
         given["eval"],
         given["test"],
         dict(map(_named, options.out_of_domain)),
         options.neutral,
+        **task,
         **options.columns.given(),
     )
     return given["model"], data

@@ -170,6 +170,9 @@ class LabOptions(Checked):
         default=None,
         metavar="DIR_OR_ID",
     )
+    task: str | None = _model(
+        "what the model shall do; left out, columns and labels decide", default=None, choices=TASKS
+    )
     train: str | None = _data(
         "labelled examples that training sets are drawn from", default=None, metavar="FILE_OR_ID"
     )
@@ -187,6 +190,7 @@ class LabOptions(Checked):
         default=None,
         metavar="FILE_OR_ID",
     )
+    task_options: TaskOptions = part(TaskOptions)
     columns: Columns = part(Columns)
     compute: Compute = part(Compute)
     training: TrainConfig = part(TrainConfig)

@@ -60,11 +60,12 @@ def run_plan(args: argparse.Namespace, data_of: DataOf, make: Make) -> None:
       data_of, make: how the command reads data and makes a laboratory.
     """
     _refuse_others(args)
+    from jaxbert.lab import adaptation
     from jaxbert.lab.campaign import check_strategies, run_plan
     from jaxbert.lab.plan_file import Only, read_plan
 
     plan, only = read_plan(args.plan), Only.parse(args.only)
-    known = strategies(args.strategy_file)
+    known = {adaptation.NAME: adaptation.strategy(), **strategies(args.strategy_file)}
     check_strategies(plan, known)
     only.check(plan)
     chosen = [pair for pair in plan.studies if only.takes(task=pair[0], model=pair[1])]
@@ -77,7 +78,7 @@ def run_plan(args: argparse.Namespace, data_of: DataOf, make: Make) -> None:
         if plan.tasks[task].get(DEMO):
             from jaxbert.lab.data import demo_data
 
-            source, data = demo_data()
+            source, data = demo_data(options.task, options.task_options)
             given: str | Path = options.model or source
         else:
             given, data = data_of(options)

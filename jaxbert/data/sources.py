@@ -73,6 +73,15 @@ class Examples:
         """The same without labels."""
         return dataclasses.replace(self, labels=None, weights=None, task=None)
 
+    def plain(self) -> Examples:
+        """Its texts, or pairs of them, and nothing that a task is about.
+
+        Example:
+          >>> Examples(("good",), task="text-classification").plain() == Examples(("good",))
+          True
+        """
+        return Examples(self.texts, self.pairs, source=self.source)
+
     def strings(self) -> tuple[Sequence[str] | None, ...]:
         """All texts in it, which with the labels make its fingerprint."""
         return self.texts, self.pairs, self.label_names

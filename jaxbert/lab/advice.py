@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from jaxbert.lab.comparisons import IN_DOMAIN, OUT_OF_DOMAIN, Outcome, effect, values
 from jaxbert.lab.journals import Study
+from jaxbert.lab.metric import Metric
 from jaxbert.lab.regions import good_region, rate_scores
 from jaxbert.lab.verdicts import ALPHA
 
@@ -22,11 +23,13 @@ class Advice(NamedTuple):
 def advice(studies: Sequence[Study]) -> Advice | None:
     """The best strategy at each train size, in domain and out; what being wrong costs.
 
-    Numbers are means over the studies whose scores are shares of a perfect one and whose control
-    does better than guessing; strategies are compared within each, uncorrected. None where there is
-    nothing to compare.
+    Numbers are means over the studies whose scores are shares of a perfect one (or all of one other
+    metric) and whose control does better than guessing; strategies are compared within each,
+    uncorrected. None where there is nothing to compare.
     """
-    studies = [study for study in studies if study.metric.in_percent]
+    shares = [study for study in studies if study.metric.in_percent]
+    if shares or len({study.metric for study in studies}) > 1:
+        studies = shares
     sizes = list(dict.fromkeys(size for study in studies for size in study.sizes))
     choices = []
     for size in sizes:
@@ -78,10 +81,19 @@ class _Choice(NamedTuple):
     size: str
     outcome: Outcome
     margin: float | None
+    metric: Metric
     means: dict[str, float]
     best: str
     same: list[str]
     close: list[str]
+
+    def cost(self, name: str) -> float:
+        """What a strategy has less than the best."""
+        return self.means[self.best] - self.means[name]
+
+    def points(self, cost: float) -> str:
+        """A difference in words."""
+        return self.metric.show(cost) + (" points" if self.metric.in_percent else "")
 
     @property
     def worse(self) -> list[str]:
@@ -99,7 +111,8 @@ def _choose(
     close = [
         name for name in others if name not in same and _is_open(studies, size, best, name, outcome)
     ]
-    return _Choice(size, outcome, outcome.margin(studies[0]), means, best, same, close)
+    first = studies[0]
+    return _Choice(size, outcome, outcome.margin(first), first.metric, means, best, same, close)
 
 
 def _anywhere(choices: Sequence[_Choice]) -> str:
@@ -108,32 +121,28 @@ def _anywhere(choices: Sequence[_Choice]) -> str:
     good = [name for name in every if not any(name in choice.worse for choice in choices)]
     text = f"Nowhere told apart from the best: {', '.join(good) or 'no strategy'}."
     costs = {
-        name: max(c.means[c.best] - c.means[name] for c in choices if name in c.worse)
+        name: max(choice.cost(name) for choice in choices if name in choice.worse)
         for name in every
         if name not in good
     }
     if costs:
-        told = (
-            f"{name} up to {100 * costs[name]:.1f}"
-            for name in sorted(costs, key=lambda n: costs[n])
-        )
-        text += f" Being wrong costs, in points: {', '.join(told)}."
+        order = sorted(costs, key=lambda name: costs[name])
+        told = (f"{name} up to {choices[0].points(costs[name])}" for name in order)
+        text += f" Being wrong costs: {', '.join(told)}."
     return text
 
 
 def _told(choice: _Choice, sizes: list[str]) -> str:
     best, margin = choice.best, choice.margin
     text = f"With {_amount(choice.size, sizes)}, {choice.outcome.name}: {best}"
-    text += f" ({100 * choice.means[best]:.1f}%)"
+    score = choice.metric.show(abs(choice.means[best]))
+    text += f" ({score}%)" if choice.metric.in_percent else f" ({score})"
     if choice.same and margin is not None:
         points = "1 point" if margin == 0.01 else f"{100 * margin:g} points"
         text += f"; the same within {points}: {', '.join(choice.same)}"
     if choice.close:
         text += f"; not told apart from it: {', '.join(choice.close)}"
-    costs = [
-        f"{name} ({100 * (choice.means[name] - choice.means[best]):.1f} points)"
-        for name in choice.worse
-    ]
+    costs = [f"{name} (by {choice.points(choice.cost(name))})" for name in choice.worse]
     return text + (f"; worse: {', '.join(costs)}" if costs else "") + "."
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from jaxbert.atomic import write_text
 from jaxbert.errors import InputError
+from jaxbert.lab.adaptation import NAME as ADAPTIVE
+from jaxbert.lab.adaptation import Adaptation
 from jaxbert.lab.claims import OWN, PRETRAINING, compared
 from jaxbert.lab.comparisons import effect
 from jaxbert.lab.journals import read_study
@@ -88,6 +90,7 @@ def study_of(plan: Plan, task: str, model: str, known: Mapping[str, Strategy]) -
         grid_seeds=tuple(range(_GRID_SEEDS, _GRID_SEEDS + plan.grid.seeds)),
         extensions=plan.grid.extensions,
         place=f"{task}/{model}",
+        adaptations={ADAPTIVE: Adaptation()} if ADAPTIVE in strategies else {},
     )
 
 

@@ -6,10 +6,11 @@ of there being none that does; `verdicts` corrects and decides.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+from jaxbert.lab.bootstrap import Effect
 from jaxbert.lab.comparisons import (
     DRIFT,
     EARLY,
@@ -139,16 +140,17 @@ class NoGain(_Pair):
     def __call__(self, study: Study, size: str) -> Finding | None:
         found = effect(study, size, *self.names(study), self.outcome)
         margin = self.outcome.margin(study)
-        if found is None or margin is None:
+        if found is None:
             return None
+        told = describe(found.interval(), study.metric.in_percent)
         return Finding(
-            describe(found.interval()) + _failures(study, size, self.names(study)),
+            told + _failures(study, size, self.names(study)),
             found.p,
             NO if found.mean > 0 else YES,
-            found.p_below(margin),
+            None if margin is None else found.p_below(margin),
             YES,
             found.seeds,
-            projected_seeds(found, margin),
+            None if margin is None else projected_seeds(found, margin),
         )
 
 
@@ -168,8 +170,9 @@ class NotWorse:
         return [name for name in study.strategies if name in own and name != self.first]
 
     def compared(self, study: Study) -> Iterator[Compared]:
-        for other in self._others(study):
-            yield Compared(self.first, other, self.outcome)
+        if self.outcome.margin(study) is not None:
+            for other in self._others(study):
+                yield Compared(self.first, other, self.outcome)
 
     def __call__(self, study: Study, size: str) -> Finding | None:
         margin = self.outcome.margin(study)
@@ -178,22 +181,27 @@ class NotWorse:
             for name in self._others(study)
             if (gap := effect(study, size, self.first, name, self.outcome)) is not None
         }
-        if not found or margin is None:
+        if not found:
             return None
         name, worst = min(found.items(), key=lambda item: item[1].mean)
-        open_ones = [gap for gap in found.values() if gap.p_above(-margin) >= ALPHA]
-        projected = [projected_seeds(gap, margin) for gap in open_ones]
-        known = [number for number in projected if number is not None]
+        told = describe(worst.interval(), study.metric.in_percent)
         return Finding(
-            f"least against {name}: {describe(worst.interval())}",
+            f"least against {name}: {told}",
             # Worse than any: the smallest of as many (Bonferroni). Worse than none: the largest.
             min(1.0, len(found) * 2 * min(gap.p_below() for gap in found.values())),
             NO,
-            max(gap.p_above(-margin) for gap in found.values()),
+            None if margin is None else max(gap.p_above(-margin) for gap in found.values()),
             YES,
             worst.seeds,
-            max(known, default=worst.seeds) if len(known) == len(projected) else None,
+            None if margin is None else _longest(list(found.values()), margin, worst.seeds),
         )
+
+
+def _longest(gaps: Sequence[Effect], margin: float, seeds: int) -> int | None:
+    """Seeds for the comparison that takes the most, of those that may still be worse."""
+    wanted = [projected_seeds(gap, margin) for gap in gaps if gap.p_above(-margin) >= ALPHA]
+    known = [number for number in wanted if number is not None]
+    return max(known, default=seeds) if len(known) == len(wanted) else None
 
 
 @dataclass(frozen=True)

@@ -9,24 +9,29 @@ from typing import Any
 
 import numpy as np
 
-from jaxbert.data import Examples, load_demo
+from jaxbert.data import Examples, load_demo, load_tags_demo
 from jaxbert.errors import InputError
-from jaxbert.tasks import TEXT_CLASSIFICATION, load_examples
+from jaxbert.tasks import TEXT_CLASSIFICATION, TaskOptions, load_examples
+from jaxbert.tasks.options import TOKEN_CLASSIFICATION
 
 # Of the demo's large sets so many are used, drawn once: enough to tell models apart by two points,
 # and few enough to be read after every run.
 DEMO_OUT_OF_DOMAIN, DEMO_NEUTRAL = 600, 500
 
 
+# Which arguments of `load_data` say how texts of no task are read.
+_OF_TEXTS = ("text_column", "text_pair_column", "header")
+
+
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """What a laboratory works on; labelled classes but for `neutral`, of which the texts count.
+    """What a laboratory works on: examples of one task; of `neutral` the texts count.
 
     Attributes:
       train: the pool that training sets are drawn from.
       development: by which base rates are chosen, and learning curves drawn.
       test: in-domain test.
-      out_of_domain: {name: test from elsewhere}, of the same classes.
+      out_of_domain: {name: test from elsewhere}, of the same classes if there are classes.
       neutral: held-out texts of no task, on which representations are compared.
       domain: what the task is about, for tables.
     """
@@ -44,12 +49,19 @@ class Data:
         bad = [
             f"{name} ({examples.task or 'no labels'})"
             for name, examples in labelled.items()
-            if examples.task != TEXT_CLASSIFICATION.name
+            if examples.task is None or examples.task != self.train.task
         ]
         if bad:
             raise InputError(
-                f"the lab compares classifiers; these are no classes: {', '.join(bad)}"
+                f"all examples of a study are for the task of those to train on, "
+                f"{self.train.task}; these are not: {', '.join(bad)}"
             )
+
+    @property
+    def task(self) -> str:
+        """The name of the task that all are for."""
+        assert self.train.task is not None, "which has been checked"
+        return self.train.task
 
     def describe(self) -> dict[str, Any]:
         """{role: source, fingerprint and number of examples}."""
@@ -80,6 +92,9 @@ def load_data(
     test: str,
     out_of_domain: Mapping[str, str],
     neutral: str | None,
+    *,
+    task: str | None = None,
+    options: TaskOptions | None = None,
     **columns: Any,
 ) -> Data:
     """The examples of files, or of whatever else `load_examples` reads.
@@ -87,13 +102,14 @@ def load_data(
     Args:
       out_of_domain: {name: source}.
       neutral: None = the texts of `test`.
+      task, options: None = what columns and labels of `train` say; as by default.
       columns: of all of them, as of `load_examples`.
     """
 
     def load(source: str, **known: Any) -> Examples:
-        return load_examples(source, labelled=True, **columns, **known)
+        return load_examples(source, labelled=True, options=options, **columns, **known)
 
-    pool = load(train)
+    pool = load(train, task=task)
     read = {
         name: load(source, label_names=pool.label_names, task=pool.task)
         for name, source in {**out_of_domain, "test": test, "development": development}.items()
@@ -101,20 +117,31 @@ def load_data(
     if neutral is None:
         texts = read["test"]
     else:
-        own = {name: column for name, column in columns.items() if name != "label_column"}
+        own = {name: column for name, column in columns.items() if name in _OF_TEXTS}
         texts = load_examples(neutral, task=TEXT_CLASSIFICATION, labelled=False, **own)
     return Data(pool, read.pop("development"), read.pop("test"), read, texts)
 
 
-def demo_data() -> tuple[Path, Data]:
+def demo_data(task: str | None = None, options: TaskOptions | None = None) -> tuple[Path, Data]:
     """(the demo's model, its data): film reviews, with newspaper editorials as the neutral text.
 
-    The editorials of the neutral text are not among those of the out-of-domain test.
+    The editorials of the neutral text are not among those of the out-of-domain test. For tags of
+    words they are tweets.
+
+    Raises:
+      InputError: the demo has no data for that task.
     """
+    if task == TOKEN_CLASSIFICATION:
+        demo = load_tags_demo()
+        train, dev, test = map(str, (demo.train, demo.dev, demo.test))
+        tagged = load_data(train, dev, test, {}, None, task=task, options=options)
+        return demo.model, dataclasses.replace(tagged, domain="tweets")
+    if task not in (None, TEXT_CLASSIFICATION.name):
+        raise InputError(f"the demo has no data for task {task}: give a model and data")
     demo = load_demo()
-    files = {name: str(path) for name, path in demo.out_of_domain.items()}
+    elsewhere = {name: str(path) for name, path in demo.out_of_domain.items()}
     whole = load_data(
-        str(demo.train), str(demo.dev), str(demo.test), files, None, label_column="label"
+        str(demo.train), str(demo.dev), str(demo.test), elsewhere, None, label_column="label"
     )
     tests, neutral = {}, whole.neutral
     for name, examples in whole.out_of_domain.items():

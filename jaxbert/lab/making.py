@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxbert.errors import InputError
+from jaxbert.lab.journal import finished
 from jaxbert.lab.plan_file import FULL
-from jaxbert.lab.run import Laboratory
+from jaxbert.lab.run import Adapted, Laboratory
 from jaxbert.optim import OptimizerConfig
 
 
@@ -56,6 +56,7 @@ class Run(NamedTuple):
     size: Size
     seed: int
     only_development: bool = False
+    adapted: Adapted | None = None
 
 
 class Progress:
@@ -92,24 +93,7 @@ class Progress:
             epochs=run.size.epochs,
             seed=run.seed,
             only_development=run.only_development,
+            adapted=run.adapted,
         )
         self._bar.update(steps)
         return end
-
-
-def finished(journal: Path) -> dict[str, Any] | None:
-    """The last line of a run that came to its end, diverged or not; None otherwise.
-
-    Raises:
-      InputError: the file is no text.
-    """
-    if not journal.is_file():
-        return None
-    try:
-        last = journal.read_text(encoding="utf-8").splitlines()[-1:]
-        end = json.loads(last[0]) if last else {}
-    except UnicodeDecodeError as error:
-        raise InputError(f"{journal} is no journal: {error}; delete it to run it again") from None
-    except json.JSONDecodeError:  # killed in the middle of a line
-        return None
-    return end if isinstance(end, dict) and end.get("event") == "end" else None

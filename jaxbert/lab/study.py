@@ -17,15 +17,16 @@ from typing import Any
 
 from jaxbert.atomic import write_text
 from jaxbert.errors import InputError
+from jaxbert.lab.adaptation import Adaptation
+from jaxbert.lab.journals import STUDY, SWEEP, VERSION
 from jaxbert.lab.making import Progress, Run, Size
-from jaxbert.lab.run import Laboratory
+from jaxbert.lab.metric import FIRST, Metric
+from jaxbert.lab.run import Adapted, Laboratory
 from jaxbert.optim import Strategy
+from jaxbert.tasks.options import MASKED_LM
 from jaxbert.training.lock import held
 from jaxbert.training.record import environment
 from jaxbert.weights.json_files import read_json
-
-VERSION = 1
-STUDY, SWEEP = "study.json", "sweep.json"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,12 +38,13 @@ class Study:
       control: the strategy that the others are compared with.
       sizes: of the training set.
       seeds: of the runs that count.
-      rates: the grid of base rates; of each strategy and size the one with the best mean accuracy
+      rates: the grid of base rates; of each strategy and size the one with the best mean score
         on the development set is taken. Empty = every strategy keeps its own rate, as those with
         `tuned` false do in any case.
       grid_seeds: of the runs that choose; apart from `seeds`.
       extensions: how many rates further than the grid a strategy may go whose best is on its edge.
       place: TASK/MODEL of the plan that it is part of, if it is.
+      adaptations: {strategy: how the model is pre-trained further before}, of those that do.
     """
 
     strategies: Mapping[str, Strategy]
@@ -53,9 +55,12 @@ class Study:
     grid_seeds: tuple[int, ...] = (100,)
     extensions: int = 0
     place: str | None = None
+    adaptations: Mapping[str, Adaptation] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         problems = []
+        if strange := set(self.adaptations) - set(self.strategies):
+            problems.append(f"adaptations of {sorted(strange)}, which are not among the strategies")
         if self.control not in self.strategies:
             problems.append(
                 f"control={self.control!r} is not among the strategies {', '.join(self.strategies)}"
@@ -79,6 +84,12 @@ class Study:
     def tuned(self, name: str) -> bool:
         """Whether the grid chooses the strategy's base rate."""
         return bool(self.rates) and self.strategies[name].tuned
+
+    def adapted(self, name: str, size: Size, seed: int, directory: Path) -> Adapted | None:
+        """What a strategy's run begins with in place of the pre-trained model."""
+        if name not in self.adaptations:
+            return None
+        return Adapted(self.adaptations[name], directory / "adapted" / size.name / name / str(seed))
 
 
 # (train size, strategy, seed; None = those of the grid) -> whether to make these runs.
@@ -109,6 +120,9 @@ def run_study(
 def _run_study(
     laboratory: Laboratory, study: Study, directory: Path, show: bool, wanted: Wanted
 ) -> None:
+    if study.adaptations and laboratory.task.name == MASKED_LM:
+        names = ", ".join(study.adaptations)
+        raise InputError(f"task {MASKED_LM} is what {names} would begin with: leave {names} out")
     description = _describe_study(laboratory, study)
     _claim(directory / STUDY, description)
     chosen: dict[str, dict[str, float]] = {}
@@ -123,11 +137,11 @@ def _run_study(
             grid = list(_grid_runs(study, size, directory, tried))
             ends = [progress.run(run) for run in grid]
             for _ in range(study.extensions):
-                tried = _beyond_the_edge(grid, _chosen(grid, ends))
+                tried = _beyond_the_edge(grid, _chosen(grid, ends, laboratory.metric))
                 further = list(_grid_runs(study, size, directory, tried))
                 grid += further
                 ends += [progress.run(run) for run in further]
-            chosen[size.name] = before.get(size.name, {}) | _chosen(grid, ends)
+            chosen[size.name] = before.get(size.name, {}) | _chosen(grid, ends, laboratory.metric)
             if grid:
                 whole = {**description["grid"], "chosen": before | chosen}
                 _write(directory / STUDY, {**description, "grid": whole})
@@ -162,7 +176,8 @@ def _grid_runs(
                 path = directory / "grid" / size.name / name / f"{rate:g}-{seed}.jsonl"
                 about = {"strategy": name, "size": size.name}
                 optimizer = study.strategies[name].config(learning_rate=rate)
-                yield Run(path, about, optimizer, size, seed, True)
+                adapted = study.adapted(name, size, seed, directory)
+                yield Run(path, about, optimizer, size, seed, True, adapted)
 
 
 def _beyond_the_edge(
@@ -183,17 +198,17 @@ def _beyond_the_edge(
     return further
 
 
-def _chosen(runs: list[Run], ends: list[dict[str, Any]]) -> dict[str, float]:
-    """{strategy: base rate} with the best mean development accuracy; of equals the lowest."""
-    accuracy: dict[str, dict[float, float]] = {}
+def _chosen(runs: list[Run], ends: list[dict[str, Any]], metric: Metric) -> dict[str, float]:
+    """{strategy: base rate} with the best mean development score; of equals the lowest."""
+    merits: dict[str, dict[float, float]] = {}
     for run, end in zip(runs, ends, strict=True):
-        rates = accuracy.setdefault(run.about["strategy"], {})
-        # A run that diverged counts as accuracy 0: its rate must not be chosen.
-        score = end["scores"]["development"]["accuracy"] if end["scores"] else 0.0
-        rate = run.optimizer.learning_rate
-        rates[rate] = rates.get(rate, 0.0) + score
+        rates = merits.setdefault(run.about["strategy"], {})
+        # The rate of a run that diverged must not be chosen.
+        score = end["scores"] and end["scores"]["development"][metric.name]
+        rate, merit = run.optimizer.learning_rate, metric.merit(score)
+        rates[rate] = rates.get(rate, 0.0) + (-math.inf if merit is None else merit)
     return {
-        name: max(sorted(rates), key=lambda rate: rates[rate]) for name, rates in accuracy.items()
+        name: max(sorted(rates), key=lambda rate: rates[rate]) for name, rates in merits.items()
     }
 
 
@@ -206,7 +221,8 @@ def _final_runs(
             path = directory / "runs" / size.name / name / f"{seed}.jsonl"
             rate = {"learning_rate": chosen[name]} if name in chosen else {}
             about = {"strategy": name, "size": size.name}
-            yield Run(path, about, strategy.config(**rate), size, seed)
+            adapted = study.adapted(name, size, seed, directory)
+            yield Run(path, about, strategy.config(**rate), size, seed, adapted=adapted)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -257,7 +273,9 @@ def _describe_study(laboratory: Laboratory, study: Study) -> dict[str, Any]:
         "kind": "study",
         "version": VERSION,
         "strategies": {
-            name: _describe_strategy(strategy) | {"tuned": study.tuned(name)}
+            name: _describe_strategy(strategy)
+            | {"tuned": study.tuned(name)}
+            | _describe_adaptation(study.adaptations.get(name))
             for name, strategy in study.strategies.items()
         },
         "control": study.control,
@@ -289,6 +307,10 @@ def _describe_strategy(strategy: Strategy) -> dict[str, Any]:
         "source": strategy.source,
         "settings": dict(strategy.settings),
     }
+
+
+def _describe_adaptation(adaptation: Adaptation | None) -> dict[str, Any]:
+    return {} if adaptation is None else {"adaptation": dataclasses.asdict(adaptation)}
 
 
 def _describe_size(laboratory: Laboratory, size: Size) -> dict[str, Any]:
@@ -325,7 +347,7 @@ def _claim(path: Path, description: Mapping[str, Any]) -> None:
         _write(path, description)
         return
     wanted = json.loads(json.dumps(description))
-    there = read_json(path, "put it back, or give another --output")
+    there = {**FIRST, **read_json(path, "put it back, or give another --output")}
     (there.get("grid") or {}).pop("chosen", None)  # found on the way, and again from the journals
     differ = [
         key for key in {**wanted, **there} if key not in _FREE and there.get(key) != wanted.get(key)

@@ -11,6 +11,7 @@ from jaxbert.models.config_checks import (
     COMPUTED_WITH,
     choice_problems,
     labels_from_hf,
+    settings_from_hf,
     size_problems,
     thresholds_from_hf,
 )
@@ -98,7 +99,9 @@ class EncoderConfig:
       id2label: class names in index order, all different; None when they have no names.
       problem_type: one of `PROBLEM_TYPES`; None when not fixed yet.
       thresholds: (name, value) of what decides on what the model says, tuned on labelled examples;
-        under `task_specific_params` in config.json.
+        under `task_specific_params` in config.json, as are
+      settings: (name, value) of how its texts were read in training, and are to be read again:
+        max_length, and options of its task.
       special_token_ids: (key, id) of what config.json says of the tokenizer, which nothing here
         reads, and others do.
 
@@ -144,6 +147,7 @@ class EncoderConfig:
     id2label: tuple[str, ...] | None = None
     problem_type: str | None = None
     thresholds: tuple[tuple[str, float], ...] = ()
+    settings: tuple[tuple[str, Any], ...] = ()
     special_token_ids: tuple[tuple[str, int], ...] = ()
 
     def __post_init__(self) -> None:
@@ -307,6 +311,7 @@ class EncoderConfig:
             **said,
             **labels_from_hf(hf),
             thresholds=thresholds_from_hf(hf),
+            settings=settings_from_hf(hf),
             special_token_ids=special,
         )
 
@@ -321,12 +326,14 @@ class EncoderConfig:
         hf["id2label"] = {str(i): label for i, label in enumerate(labels)}
         hf["label2id"] = {label: i for i, label in enumerate(labels)}
         hf |= {"model_type": self.model_type, **dict(self.special_token_ids)}
-        if self.thresholds:
-            hf["task_specific_params"] = {"thresholds": dict(self.thresholds)}
+        of_task = {"thresholds": dict(self.thresholds), "settings": dict(self.settings)}
+        if any(of_task.values()):
+            hf["task_specific_params"] = {name: found for name, found in of_task.items() if found}
         return {key: hf[key] for key in sorted(hf) if hf[key] is not None}
 
 
 def _fields(cls: type[EncoderConfig]) -> list[dataclasses.Field[Any]]:
     """Those that stand in config.json as they are; labels have a form of their own there."""
-    elsewhere = {"id2label", "num_labels", "thresholds", "special_token_ids", *cls.fixed}
+    elsewhere = {"id2label", "num_labels", "thresholds", "settings", "special_token_ids"}
+    elsewhere |= cls.fixed
     return [f for f in dataclasses.fields(cls) if f.name not in elsewhere]

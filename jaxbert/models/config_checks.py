@@ -43,11 +43,24 @@ def labels_from_hf(hf: Mapping[str, Any]) -> dict[str, Any]:
 
 def thresholds_from_hf(hf: Mapping[str, Any]) -> tuple[tuple[str, float], ...]:
     """Of `task_specific_params`; InputError where they are no numbers by name."""
-    params = hf.get("task_specific_params")
-    found = params.get("thresholds", {}) if isinstance(params, Mapping) else {}
+    found = _of_task(hf, "thresholds")
     if not (isinstance(found, Mapping) and all(map(is_number, found.values()))):
         raise InputError(f"config.json: thresholds must be numbers by name, got {found!r}")
     return tuple((str(name), float(value)) for name, value in found.items())
+
+
+def settings_from_hf(hf: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+    """Of `task_specific_params`; InputError where they are no plain values by name."""
+    found = _of_task(hf, "settings")
+    plain = (bool, int, float, str)
+    if not (isinstance(found, Mapping) and all(isinstance(v, plain) for v in found.values())):
+        raise InputError(f"config.json: settings must be plain values by name, got {found!r}")
+    return tuple((str(name), value) for name, value in found.items())
+
+
+def _of_task(hf: Mapping[str, Any], name: str) -> Any:
+    params = hf.get("task_specific_params")
+    return params.get(name, {}) if isinstance(params, Mapping) else {}
 
 
 COUNT = (is_count, "a whole number of at least 1")

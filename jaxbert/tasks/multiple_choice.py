@@ -64,6 +64,11 @@ class Questions(Examples):
         counts = [str(len(choices)) for choices in self.choices]
         return *super().strings(), tuple(itertools.chain.from_iterable(self.choices)), counts
 
+    def plain(self) -> Examples:
+        """What the model reads of all choices."""
+        texts, pairs = zip(*(pair for i in range(len(self)) for pair in self.rows(i)), strict=True)
+        return Examples(texts, pairs, source=self.source)
+
     def rows(self, number: int) -> list[tuple[str, str]]:
         """What the model reads of a question: for each choice a pair of texts.
 

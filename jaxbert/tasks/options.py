@@ -84,13 +84,30 @@ class TaskOptions:
         if problems:
             raise InputError("; ".join(problems))
 
+    def given(self) -> dict[str, Any]:
+        """Those that are not as they are by default.
+
+        Example:
+          >>> TaskOptions(stride=32).given()
+          {'stride': 32}
+        """
+        defaults: dict[str, Any] = {f.name: f.default for f in dataclasses.fields(self)}
+        return {
+            name: value
+            for name, default in defaults.items()
+            if (value := getattr(self, name)) != default
+        }
+
+    def of_use(self) -> dict[str, Any]:
+        """Of those given, what matters to a model at work too, and is not kept in another way."""
+        return {name: v for name, v in self.given().items() if name not in _OF_TRAINING}
+
     def check(self, task: str) -> None:
         """InputError of every value that is set and has no meaning for a task of that name."""
-        defaults: dict[str, Any] = {f.name: f.default for f in dataclasses.fields(self)}
         foreign = [
-            f"{name}={getattr(self, name)!r} is for {' and '.join(_tasks_with(name))}"
-            for name, default in defaults.items()
-            if getattr(self, name) != default and name not in OF_TASK.get(task, ())
+            f"{name}={value!r} is for {' and '.join(_tasks_with(name))}"
+            for name, value in self.given().items()
+            if name not in OF_TASK.get(task, ())
         ]
         if foreign:
             raise InputError(f"task {task}: {'; '.join(foreign)}; leave it out")
@@ -105,6 +122,8 @@ OF_TASK: dict[str, tuple[str, ...]] = {
     MULTIPLE_CHOICE: (),
     MASKED_LM: ("mask_probability", "whole_words"),
 }
+# A null threshold is a threshold like those that are tuned, and stands with them.
+_OF_TRAINING = ("class_weights", "null_threshold")
 
 
 def _tasks_with(name: str) -> list[str]:

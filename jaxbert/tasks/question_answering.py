@@ -145,6 +145,7 @@ def question_answering(options: TaskOptions) -> Task:
         decode=partial(_decode, options=options),
         calibrate=partial(_calibrate, options=options),
         metrics={"f1": True, "exact_match": True},
+        full_score=100.0,
         label_layout="span",
         smooths_labels=False,
     )

@@ -72,6 +72,7 @@ class Task:
       calibrate: (configuration, what it made of the evaluation's examples) -> the configuration
         with thresholds that suit them; None = there are none.
       metrics: {metric: whether more is better}; the first is the one to select models by.
+      full_score: what is perfect by one of which more is better.
       problem_type: what a model's config.json says of it; None = it has no word for it.
       labelled: whether it needs labels.
       label_layout: what has a label: an "example", "token", "span" or "choice", see `Tokenized`.
@@ -102,6 +103,7 @@ class Task:
     decode: Callable[[EncoderConfig, Predicted], list[dict[str, Any]]]
     calibrate: Callable[[EncoderConfig, Predicted], EncoderConfig] | None = None
     metrics: Mapping[str, bool]
+    full_score: float = 1.0
     problem_type: str | None = None
     labelled: bool = True
     label_layout: str = "example"
@@ -113,6 +115,11 @@ class Task:
     def key(self) -> Hashable:
         """Equal for tasks whose steps compile to the same."""
         return (self.name, self.prepare, self.loss, self.results)
+
+    @property
+    def settings(self) -> tuple[tuple[str, Any], ...]:
+        """(name, value) of the options that a model is to be used with as it was trained."""
+        return () if self.options is None else tuple(self.options.of_use().items())
 
     @property
     def result_layout(self) -> str:

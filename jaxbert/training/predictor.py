@@ -97,7 +97,11 @@ class Predictor:
     @property
     def model(self) -> Model:
         """The model with the present parameters."""
-        model = merge_model(self._graphdef, self.params)
+        return self.model_with(self.params)
+
+    def model_with(self, params: Params) -> Model:
+        """The model with these parameters."""
+        model = merge_model(self._graphdef, params)
         model.config = self.config  # which thresholds may have joined
         return model
 
@@ -138,9 +142,15 @@ class Predictor:
 
     def calibrated(self, examples: Examples) -> EncoderConfig:
         """The model's configuration, with the thresholds that suit these labelled examples."""
-        if self.task.calibrate is None:
-            return self.config
-        return self.task.calibrate(self.config, self._runner(examples)(self.params))
+        return self.calibrator(examples)(self.params)
+
+    def calibrator(self, examples: Examples) -> Callable[[Params], EncoderConfig]:
+        """What `calibrated` does, for parameters that are given, again and again."""
+        calibrate = self.task.calibrate
+        if calibrate is None:
+            return lambda params: self.config
+        run = self._runner(examples)
+        return lambda params: calibrate(self.config, run(params))
 
     def predict(self, texts: Sequence[str] | Examples) -> list[dict[str, Any]]:
         """For each text what the task makes of it: {"label", "probabilities"}, {"score"}, ..."""

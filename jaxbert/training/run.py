@@ -93,6 +93,11 @@ class Run:
             model.save_pretrained(directory)
             save_tokenizer(tokenizer, directory)
 
+    def write_config(self, model: Model) -> None:
+        """Writes anew what config.json says of a model whose weights are there."""
+        if (directory := self._written) is not None:
+            model.save_config(directory)
+
     def finish(self, run: Mapping[str, Any]) -> None:
         """Writes the model card, and puts the run in the place of another that it replaces."""
         if self.output is None or (directory := self._written) is None:

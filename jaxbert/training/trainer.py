@@ -241,7 +241,7 @@ class Trainer:
     def _predictor(self, cache_dir: str | Path | None, shapes: Sequence[Any]) -> Predictor:
         config, size = self.config, self.config.eval_batch_size
         shapes = () if size else shapes  # those are for batches of the training's size
-        return Predictor(
+        predictor = Predictor(
             self._model,
             self.tokenizer,
             task=self.task,
@@ -254,6 +254,10 @@ class Trainer:
             row_multiple=self.engine.parts * (config.accumulation if shapes else 1),
             programs=self._programs,
         )
+        if self._examples["train"] is not None:
+            settings = (("max_length", config.max_length), *self.task.settings)
+            predictor.config = dataclasses.replace(predictor.config, settings=settings)
+        return predictor
 
     def _training_batches(self, examples: Examples) -> Batches:
         config = self.config
@@ -313,7 +317,7 @@ class Trainer:
 
     def _write_model(self, params: Params) -> None:
         params = self.engine.gather(self._of_model(params))
-        self._run.write_model(merge_model(split_model(self._model)[0], params), self.tokenizer)
+        self._run.write_model(self.predictor.model_with(params), self.tokenizer)
 
     def _calibrate(self) -> None:
         """Thresholds that suit the examples of the evaluation, where the task has any."""
@@ -323,7 +327,7 @@ class Trainer:
         found = self.predictor.calibrated(examples)
         if found != self.predictor.config:
             self.predictor.config = found
-            self._run.write_model(self.predictor.model, self.tokenizer)
+            self._run.write_config(self.predictor.model)
 
     def _chosen(self, loop: Loop) -> Params:
         """The best parameters, and the last where none were evaluated."""

@@ -121,15 +121,19 @@ class PretrainedMixin:
         """
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
-        architecture = _architecture(type(self))
         leaves, _ = flatten(nnx.split(self)[1])
-        rows = pair(self.family.rows(architecture), leaves)
+        rows = pair(self.family.rows(_architecture(type(self))), leaves)
         tensors = {row.theirs: row.turn(np.asarray(leaves[row.ours])) for row in rows}
         write_checkpoint(directory, dict(sorted(tensors.items())))
-        dtype = next(iter(tensors.values())).dtype.name
+        self.save_config(directory)
+
+    def save_config(self, directory: str | os.PathLike[str]) -> None:
+        """Writes config.json alone, beside weights that are there already."""
+        architecture = _architecture(type(self))
+        dtype = jax.tree.leaves(nnx.split(self)[1])[0].dtype.name
         config = _fix_labels(self.family.heads[architecture], self.config)
         hf = config.to_hf() | {"architectures": [architecture], "dtype": dtype}
-        write_json(directory / CONFIG, hf)
+        write_json(Path(directory) / CONFIG, hf)
 
 
 def load_pretrained(

@@ -12,7 +12,7 @@ import tiny
 from jaxbert.errors import InputError
 from jaxbert.lab.campaign import check_strategies, run_plan, study_of
 from jaxbert.lab.journals import Collection, read
-from jaxbert.lab.metric import ACCURACY
+from jaxbert.lab.metric import ACCURACY, FIRST
 from jaxbert.lab.plan_file import Only, plan_of
 from jaxbert.lab.records import MERGED
 from jaxbert.optim import STRATEGIES
@@ -49,7 +49,7 @@ class Laboratory:
 
     def describe(self):
         about = lab_journals.about()
-        return {name: about[name] for name in ("model", "data", "training")}
+        return {**FIRST, **{name: about[name] for name in ("model", "data", "training")}}
 
     def steps(self, examples, epochs):
         return 1

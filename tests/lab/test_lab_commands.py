@@ -109,6 +109,25 @@ def test_a_plan(place, capsys):
     assert "--only: of a plan, which --plan FILE gives" in capsys.readouterr().err
 
 
+def test_another_task_and_masked_lm_before_it(place, capsys):
+    scores = place / "scores.csv"
+    rows = [f"{t},{i + 0.5}" for t, i in zip(tiny.TEXTS, tiny.LABELS, strict=True)]
+    scores.write_text("\n".join(["text,label", *rows]) + "\n")
+    words = ["lab", "run", "--model", str(place / "model"), "--output", str(place / "numbers")]
+    for role in ("--train", "--eval", "--test"):
+        words += [role, str(scores)]
+    words += ["--task", "text-regression", "--stride", "2", "--metric", "spearman"]
+    words += ["--strategies", "uniform,task-adaptive", "--adaptation-epochs", "1", "--seeds", "1"]
+    assert main([*words, "--batch-size", "8", "--max-length", "16", "--epochs", "1"]) == 0
+    printed = capsys.readouterr().out
+    assert "task-adaptive" in printed
+    assert "macro-F1" not in printed
+    about = json.loads((place / "numbers" / "study.json").read_text())
+    assert (about["task"], about["metric"]) == ("text-regression", "spearman")
+    assert about["task_options"] == {"stride": 2}
+    assert about["strategies"]["task-adaptive"]["adaptation"]["epochs"] == 1
+
+
 def test_sweep(place, capsys):
     sweep = str(place / "sweep")
     grid = ["--rates", "1e-3,1e-2", "--decays", "1,0.5", "--train-size", "8"]
@@ -135,6 +154,8 @@ def test_what_is_refused(place, capsys):
         ("lab", "run", "--output", out, "--control", "x"): "control='x' is not among",
         ("lab", "run", "--output", out, "--strategies", "mine"): "strategy='mine' must be one of",
         ("lab", "run", "--output", out, "--train-sizes", "few"): "train sizes few: want full",
+        ("lab", "run", "--output", out, "--task", "masked-lm"): "no data for task masked-lm",
+        ("lab", "run", "--output", out, "--adaptation-epochs", "0"): "adaptation: epochs=0 must",
         ("lab", "report", str(place)): "holds neither a study nor a sweep",
         ("lr-find", "--model", "m"): "missing: --train",
     }

@@ -13,7 +13,9 @@ from jaxbert.errors import InputError
 from jaxbert.lab import run as lab_run
 from jaxbert.lab.by_example import unpack
 from jaxbert.lab.data import Data, load_data, sample
-from jaxbert.lab.making import Size, finished, parse_sizes
+from jaxbert.lab.journal import finished
+from jaxbert.lab.making import Size, parse_sizes
+from jaxbert.lab.metric import FIRST
 from jaxbert.lab.run import Laboratory
 from jaxbert.lab.study import Study, Sweep, run_study, run_sweep
 from jaxbert.models import BertConfig, BertModel
@@ -200,6 +202,15 @@ def test_another_study_is_not_mixed_in(laboratory, whole, tmp_path):
         run_study(laboratory, other, tmp_path / "study", show=False)
 
 
+def test_a_study_of_a_time_before_tasks_goes_on(laboratory, whole, tmp_path):
+    shutil.copytree(whole, tmp_path / "study")
+    path = tmp_path / "study" / "study.json"
+    about = json.loads(path.read_text())
+    assert {name: about[name] for name in FIRST} == dict(FIRST)
+    path.write_text(json.dumps({name: v for name, v in about.items() if name not in FIRST}))
+    run_study(laboratory, make_study(), tmp_path / "study", show=False)
+
+
 def test_a_frozen_group_drifts_by_nothing_and_keeps_its_meaning(laboratory, tmp_path):
     end = laboratory.run(FROZEN.config(), tmp_path / "j.jsonl", {}, examples=None, epochs=2, seed=0)
     assert end["drift"]["embeddings"] == end["drift"]["layer_0"] == 0
@@ -286,10 +297,11 @@ def test_a_sample_is_drawn_once_and_whole():
         sample(tiny.CLASSES, 14, seed=0)
 
 
-def test_data_must_be_classes(tmp_path):
+def test_data_are_of_one_task(tmp_path):
     unlabelled = dataclasses.replace(tiny.CLASSES, labels=None, task=None)
     with pytest.raises(
-        ValueError, match=r"no classes: test \(text-regression\), other \(no labels\)"
+        ValueError,
+        match=r"on, text-classification; these are not: test \(text-regression\), other \(no lab",
     ):
         Data(tiny.CLASSES, tiny.CLASSES, tiny.NUMBERS, {"other": unlabelled}, tiny.CLASSES)
     (tmp_path / "a.csv").write_text("text,label\nfine,good\ndull,bad\n")

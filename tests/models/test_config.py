@@ -1,6 +1,7 @@
 """BertConfig and Compute: what they read, what they refuse, and the published sizes."""
 
 import dataclasses
+import json
 
 import jax
 import numpy as np
@@ -70,6 +71,24 @@ def test_special_tokens_are_kept():
     written = BertConfig.from_hf(hf).to_hf()
     assert (written["sep_token_id"], written["bos_token_id"]) == (3, 2)
     assert "eos_token_id" not in written
+
+
+def test_what_is_tuned_and_how_it_was_trained_is_kept():
+    config = BertConfig(thresholds=(("yes", 0.25),), settings=(("max_length", 16), ("stride", 2)))
+    hf = json.loads(json.dumps(config.to_hf()))
+    assert hf["task_specific_params"] == {
+        "thresholds": {"yes": 0.25},
+        "settings": {"max_length": 16, "stride": 2},
+    }
+    assert BertConfig.from_hf(hf) == config
+    assert "task_specific_params" not in BertConfig().to_hf()
+
+
+@pytest.mark.parametrize("name", ["thresholds", "settings"])
+@pytest.mark.parametrize("given", [[1], {"a": [1]}, {"a": {}}, "a"])
+def test_what_cannot_be_kept_so_is_named(name, given):
+    with pytest.raises(InputError, match=rf"config\.json: {name} must be .* by name"):
+        BertConfig.from_hf({"task_specific_params": {name: given}})
 
 
 def test_generic_label_names_are_no_names():

@@ -7,22 +7,19 @@ import math
 import jax
 import numpy as np
 import pytest
+import task_checks
 import tiny
 from flax import nnx
-from tolerance import assert_close, assert_gradients_close, network_terms
+from tolerance import assert_close, network_terms
 
 from jaxbert import Examples, TrainConfig, Trainer, load_examples
 from jaxbert.cli import main
 from jaxbert.data import Batches
 from jaxbert.data.batching import IGNORED_LABEL
 from jaxbert.errors import InputError
-from jaxbert.models import BertConfig, BertForMaskedLM, dropout_key, split_model
-from jaxbert.optim import RatePlan
+from jaxbert.models import BertConfig, BertForMaskedLM, dropout_key
 from jaxbert.tasks import TaskOptions, get_task
 from jaxbert.tasks.masked_lm import WORD_STARTS, Masks
-from jaxbert.training import make_engine
-from jaxbert.training.engines import Compiled
-from jaxbert.training.step import init_state, make_train_step
 
 CONFIG = BertConfig(**tiny.SHAPE | {"num_hidden_layers": 1, "hidden_dropout_prob": 0.1})
 MASK = tiny.WORDS.index("[MASK]")
@@ -142,41 +139,6 @@ def test_a_long_text_is_read_in_windows_and_a_blank_one_left_out(tokenizer):
 
 # The step
 
-NETWORK = split_model(BertForMaskedLM(CONFIG, rngs=nnx.Rngs(0)))
-TERMS = network_terms(CONFIG, 16, True)
-
-
-def one_step(task, encoded, layout, *, chosen=None, accumulation=1):
-    """(loss, count, gradient) of the first batch; a step of SGD takes off the gradient."""
-    chosen = chosen or make_engine()
-    graphdef, params = NETWORK
-    plan = RatePlan.make(tiny.PLAIN, params, 10, 2)
-    step = make_train_step(graphdef, plan, task, accumulation=accumulation, shard=chosen.shard)
-    batch = rows(encoded, layout, row_multiple=chosen.parts * accumulation)
-    state = chosen.put_state(init_state(jax.tree.map(jax.numpy.copy, params), plan.optimizer, 3))
-    state, values = Compiled(step, chosen)(state, chosen.put_batch(batch))
-    after = tiny.leaves(chosen.gather(state.params))
-    moved = {path: leaf - after[path] for path, leaf in tiny.leaves(params).items()}
-    return float(values["loss"]), float(values["count"]), moved
-
-
-@pytest.fixture(scope="module")
-def padded(task, encoded):
-    return one_step(task, encoded, "padded")
-
-
-@pytest.mark.parametrize(
-    ("engine", "accumulation"),
-    [(("jit", None), 1), (("jit", None), 3), (("pmap", None), 1), (("mesh", "data=4,fsdp=2"), 1)],
-    ids=str,
-)
-def test_packed_rows_learn_the_same(task, encoded, padded, engine, accumulation):
-    chosen = make_engine(*engine)
-    loss, count, moved = one_step(task, encoded, "packed", chosen=chosen, accumulation=accumulation)
-    assert count == padded[1] == sum(max(1, round(SHARE * (n - 2))) for n in encoded.lengths)
-    assert_close(loss, padded[0], terms=TERMS)
-    assert_gradients_close(moved, padded[2], terms=TERMS, floor=1.0)
-
 
 def test_the_head_reads_the_hidden_tokens_alone(task, encoded):
     batch = on_device(rows(encoded, "packed"))
@@ -186,7 +148,7 @@ def test_the_head_reads_the_hidden_tokens_alone(task, encoded):
     some = model(**inputs, columns=found["columns"]).logits
     every = np.asarray(model(**inputs).logits)
     picked = np.take_along_axis(every, np.asarray(found["columns"])[..., None], 1)
-    assert_close(some, picked, terms=TERMS)
+    assert_close(some, picked, terms=network_terms(CONFIG, 16, True))
     assert some.shape[1] < every.shape[1]
 
 
@@ -194,7 +156,8 @@ def test_texts_without_a_word_make_no_loss(tokenizer, task):
     nothing = TASK.encode(
         Examples(("[UNK]",) * 13, task="masked-lm", source="nothing"), tokenizer, 16
     )
-    loss, count, moved = one_step(task, nothing, "padded")
+    model = BertForMaskedLM(CONFIG, rngs=nnx.Rngs(0))
+    loss, count, moved = task_checks.one_step(model, task, nothing, "padded", batch_size=13)
     assert (loss, count) == (0.0, 1.0)
     assert not any(leaf.any() for leaf in moved.values())
 
@@ -251,12 +214,10 @@ def test_what_it_learned_is_fine_tuned(trained, tmp_path):
     assert tiny.run_json(tmp_path / "run")["task"] == "text-classification"
 
 
-def test_a_resumed_run_is_the_uninterrupted_one(tokenizer, tmp_path, monkeypatch):
-    from jaxbert.training.loop import Loop
-
+def test_a_resumed_run_is_the_uninterrupted_one(tokenizer, tmp_path):
     programs = {}
 
-    def make(output, resume=False):
+    def make(output, resume):
         config = TrainConfig(epochs=3, batch_size=4, max_length=16, log_every=1, seed=5,
                              optimizer=tiny.ADAMW, checkpoint_every=1)  # fmt: skip
         return Trainer(
@@ -264,23 +225,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(tokenizer, tmp_path, monkeypatch
             task=TASK, output=output, resume=resume, progress=False, programs=programs,
         )  # fmt: skip
 
-    whole = make(tmp_path / "whole")
-    whole.fit()
-    between = Loop._between_steps
-
-    def stop(self):
-        between(self)
-        if self.progress.step == 5:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(Loop, "_between_steps", stop)
-    with pytest.raises(KeyboardInterrupt):
-        make(tmp_path / "run").fit()
-    monkeypatch.undo()
-    resumed = make(tmp_path / "run", resume=True)
-    resumed.fit()
-    tiny.assert_equal(resumed.predictor.params, whole.predictor.params)
-    assert tiny.lines(tmp_path / "run") == tiny.lines(tmp_path / "whole")
+    task_checks.assert_resumes(make, tmp_path, at=5)
 
 
 def test_a_tokenizer_without_a_mask_is_refused(tokenizer):

@@ -17,6 +17,7 @@ from jaxbert.tasks import TASKS, losses
 from jaxbert.tasks.metrics import MULTI_LABEL, compute_scores, mean_average_precision
 from jaxbert.tasks.multi_label import best_threshold
 from jaxbert.tasks.task import Predicted
+from jaxbert.weights import pretrained
 
 TASK = TASKS["multi-label-classification"]
 NAMES = ("bad", "film", "music")
@@ -245,13 +246,6 @@ def texts():
     return load_examples(TABLE, label_column="label")
 
 
-def test_one_step_however_it_is_computed(texts, tokenizer):
-    tokenized = TASK.encode(texts, tokenizer, 16)
-    model = network(**task_checks.DROPPING)
-    _, count, _ = task_checks.assert_one_step(model, TASK, tokenized, ("accumulated", "pmap"))
-    assert count == 8
-
-
 @pytest.fixture(scope="module")
 def programs():
     return {}
@@ -272,9 +266,8 @@ def make(texts, tokenizer, programs):
     return make
 
 
-def test_a_run_resumes_and_its_model_says_what_it_said(make, texts, tokenizer, tmp_path,
-                                                       monkeypatch):  # fmt: skip
-    trainer = task_checks.assert_resumes(make, monkeypatch, tmp_path, at=7)
+def test_a_run_resumes_and_its_model_says_what_it_said(make, texts, tokenizer, tmp_path):
+    trainer = task_checks.assert_resumes(make, tmp_path, at=7)
     run = tiny.run_json(tmp_path / "whole")
     assert (run["task"], run["best"]["metric"]) == (TASK.name, "micro_f1")
     hf = json.loads((tmp_path / "whole" / "config.json").read_text())
@@ -294,6 +287,19 @@ def test_a_run_resumes_and_its_model_says_what_it_said(make, texts, tokenizer, t
     # Whoever trains it further has other thresholds.
     assert Trainer(again, tokenizer, train=texts, progress=False,
                    config=TrainConfig(max_length=16)).model.config.thresholds == ()  # fmt: skip
+
+
+def test_thresholds_are_written_without_the_weights(make, tmp_path, monkeypatch):
+    written, write = [], pretrained.write_checkpoint
+    monkeypatch.setattr(
+        pretrained, "write_checkpoint", lambda *args: (written.append(args), write(*args))
+    )
+    run = make(tmp_path / "run").fit()
+    scores = [found["micro_f1"] for found in run["evaluations"]]
+    better = [score > max(scores[:i], default=-1) for i, score in enumerate(scores)]
+    assert len(written) == sum(better)
+    hf = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert list(hf["task_specific_params"]["thresholds"]) == list(NAMES)
 
 
 def test_what_has_no_meaning_is_refused(make):

@@ -2,6 +2,7 @@
 
 import json
 
+import every_task
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -15,18 +16,7 @@ from jaxbert.models import BertConfig, BertForMultipleChoice, BertModel
 from jaxbert.tasks import TASKS, losses
 
 TASK = TASKS["multiple-choice"]
-ASKED = {
-    "question": ["the film was", "a story with", "the end is", "music and", "the plot is", "very"],
-    "choices": [
-        ["good", "bad film", "dull"],
-        ["weak", "great plot"],
-        ["very very bad", "fine", "cold music", "great"],
-        ["bad", "good"],
-        ["dull and long", "warm", "weak"],
-        ["good", "poor"],
-    ],
-    "label": [0, 1, 3, 1, 1, 0],
-}
+ASKED = every_task.CHOICES
 
 
 def read(**columns):
@@ -170,16 +160,6 @@ def questions():
     return load_examples(ASKED, label_column="label")
 
 
-def test_one_step_however_it_is_computed(questions, tokenizer):
-    tokenized = TASK.encode(questions, tokenizer, 16)
-    assert (tokenized.width, len(tokenized)) == (4, 16)
-    model = network(**task_checks.DROPPING)
-    _, count, _ = task_checks.assert_one_step(
-        model, TASK, tokenized, ("accumulated", "mesh"), batch_size=6
-    )
-    assert count == 6
-
-
 @pytest.fixture(scope="module")
 def programs():
     return {}
@@ -199,9 +179,8 @@ def make(questions, tokenizer, programs):
     return make
 
 
-def test_a_run_resumes_and_its_model_says_what_it_said(make, questions, tokenizer, tmp_path,
-                                                       monkeypatch):  # fmt: skip
-    trainer = task_checks.assert_resumes(make, monkeypatch, tmp_path, at=7)
+def test_a_run_resumes_and_its_model_says_what_it_said(make, questions, tokenizer, tmp_path):
+    trainer = task_checks.assert_resumes(make, tmp_path, at=7)
     run = tiny.run_json(tmp_path / "whole")
     assert (run["task"], run["best"]["metric"]) == (TASK.name, "accuracy")
     assert run["evaluations"][-1]["loss"] < run["evaluations"][0]["loss"]

@@ -12,7 +12,7 @@ from sklearn.utils.class_weight import compute_class_weight
 
 from jaxbert import Examples, InputError, Predictor, load_examples
 from jaxbert.cli import main
-from jaxbert.data import tokenize
+from jaxbert.data import load_tokenizer, tokenize
 from jaxbert.models import BertConfig, BertForSequenceClassification, BertModel
 from jaxbert.tasks import TASKS, TaskOptions, get_task, load_model
 from jaxbert.tasks.task import Predicted
@@ -224,7 +224,13 @@ def test_the_command_line_end_to_end(place, capsys, monkeypatch, caplog):
              "--output", "run", *shape, "--epochs", "1", "--layout", "padded"]  # fmt: skip
     assert main([*words, "--class-weights", "great=2"]) == 2
     assert "class_weights has labels the model does not know" in capsys.readouterr().err
-    assert main([*words, "--class-weights", "bad=2", "--stride", "2"]) == 0
+    weighted = [*words, "--class-weights", "bad=2", "--stride", "2"]
+    assert main([*weighted, "--dry-run"]) == 0
+    printed = capsys.readouterr().out
+    count = len(tokenize(tiny.CLASSES, load_tokenizer("model"), LENGTH, stride=STRIDE))
+    assert f"train 13 (in {count} windows), train 13" in printed
+    assert "3: 1 epochs of 3, 8 windows each" in printed
+    assert main(weighted) == 0
     assert "0 examples were cut" in capsys.readouterr().out
     run = json.loads((place / "run" / "run.json").read_text())
     assert run["total_steps"] == 3  # of windows
@@ -233,16 +239,48 @@ def test_the_command_line_end_to_end(place, capsys, monkeypatch, caplog):
     assert "differs in class_weights" in capsys.readouterr().err
     assert not any("were cut" in message for message in caplog.messages)
     said = {}
-    for stride in (["--stride", "2"], []):
-        command = ["predict", "train.jsonl", "--model", "run", *shape, *stride]
-        assert main(command) == 0
-        said[len(stride)] = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert len(said[2]) == len(said[0]) == 13
+    for more in ("", "--stride 2 --max-length 8", "--stride none"):
+        caplog.clear()
+        command = ["predict", "train.jsonl", "--model", "run", "--batch-size", "8"]
+        assert main([*command, *more.split()]) == 0
+        said[more] = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        assert len(said[more]) == 13
+        told = [m for m in caplog.messages if m.startswith("as in the training of run: ")]
+        wanted = {"": "max_length=8, stride=2", "--stride none": "max_length=8"}
+        assert told == [f"as in the training of run: {wanted[more]}" for _ in range(more in wanted)]
+    windows, cut = said[""], said["--stride none"]
+    assert windows == said["--stride 2 --max-length 8"]
     short, long = 0, 4
-    first, second = ([*said[n][short]["probabilities"].values()] for n in (2, 0))
+    first, second = ([*rows[short]["probabilities"].values()] for rows in (windows, cut))
     assert first == pytest.approx(second, abs=1e-5)
-    assert said[2][long]["probabilities"] != said[0][long]["probabilities"]  # which is cut without
+    assert windows[long]["probabilities"] != cut[long]["probabilities"]
     assert any("were cut to 8 tokens" in message for message in caplog.messages)
+    assert main(["evaluate", "train.jsonl", "--model", "run", "--batch-size", "8"]) == 0
+    assert f"{run['scores']['train']['accuracy']:.4f}" in capsys.readouterr().out
+
+
+SETTINGS = {
+    '{"strid": 2}': "config.json: settings: unknown strid; known are max_length, stride",
+    '{"stride": "far"}': "run was trained with max_length=16, stride=far: stride='far' must be",
+    '{"max_length": 2}': "run was trained with max_length=2: training: max_length=2 must be",
+    "[2]": "config.json: settings must be plain values by name, got [2]",
+}
+
+
+@pytest.mark.parametrize("given", SETTINGS)
+def test_settings_that_cannot_be(given, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model = network(2)
+    model.config = dataclasses.replace(model.config, settings=(("max_length", 16),))
+    model.save_pretrained("run")
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    settings = json.loads(given)
+    if given != "[2]" and "max_length" not in settings:
+        settings = config["task_specific_params"]["settings"] | settings
+    config["task_specific_params"]["settings"] = settings
+    (tmp_path / "run" / "config.json").write_text(json.dumps(config))
+    assert main(["predict", "texts.txt", "--model", "run"]) == 2
+    assert SETTINGS[given] in capsys.readouterr().err
 
 
 def test_shares_train_and_classes_score(tmp_path, place, capsys, monkeypatch):

@@ -13,8 +13,10 @@ from jaxbert.cli import main
 from jaxbert.data import Batches, tokenize
 from jaxbert.errors import InputError
 from jaxbert.models import BertConfig, split_model
+from jaxbert.training.config import POOLINGS
 from jaxbert.training.embedding import make_embed_step
 from jaxbert.training.engines import Compiled
+from jaxbert.training.pooling import _POOLINGS
 from jaxbert.training.predictor import run_batches
 from jaxbert.training.sentences import read_form
 
@@ -45,6 +47,10 @@ def by_hand(tokenizer, texts, pool, skip=0):
     encoder = tiny.encoder()
     hidden = [np.asarray(encoder(np.array([tokenizer(t)["input_ids"]]))[0])[0] for t in texts]
     return np.stack([pool(h[skip:], np.arange(skip + 1, len(h) + 1)) for h in hidden])
+
+
+def test_poolings_have_the_names_that_the_flag_knows():
+    assert set(POOLINGS) == {*_POOLINGS, "pooler"}  # which the model has
 
 
 BY_HAND = {

@@ -1,15 +1,18 @@
 """A two-layer model, a vocabulary of forty words and thirteen sentences, for the training tests."""
 
+import contextlib
 import json
 
 import jax
 import numpy as np
+import pytest
 from flax import nnx
 
 from jaxbert.data import Examples
 from jaxbert.models import BertConfig, BertForSequenceClassification, BertModel, Compute
 from jaxbert.optim import OptimizerConfig
 from jaxbert.training import TrainConfig, Trainer
+from jaxbert.training.loop import Loop
 
 VOCABULARY = """[PAD] [UNK] [CLS] [SEP] [MASK] a the film plot cast music end story is was has
 with of and not very good bad dull fine great poor weak fresh warm cold long short"""
@@ -88,6 +91,21 @@ def trainer(tokenizer, train=CLASSES, output=None, *, network=None, evaluation=N
 
 PROGRAMS = {}
 OWN = ("overwrite", "resume", "programs", "task", "callbacks")
+
+
+@contextlib.contextmanager
+def stopped_after(step):
+    """Every training in it ends after that step, as if somebody had pressed Ctrl-C."""
+    between = Loop._between_steps
+
+    def stop(self):
+        between(self)
+        if self.progress.step == step:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Loop, "_between_steps", stop)
+        yield
 
 
 def lines(directory):

@@ -107,6 +107,25 @@ def assert_gradients_close(got, want, *, terms, floor=0.0, what=""):
         )  # fmt: skip
 
 
+def assert_rounded_alike(got, want, *, layers, gradient, what="values"):
+    """A computation in bfloat16 against the one in float32, by the length of the difference.
+
+    What is rounded is the factors of products, which add up in float32, and on CPUs nothing else.
+    A factor is off by UNIT / sqrt(3), one standard deviation, and a sum of such terms by no more,
+    relative to itself; roundings that follow each other add up in squares. A layer has six products
+    one after the other (for keys, scores, means, the attention's output, and two of the
+    feed-forward), pooler and head are two more, each of two factors. On the way back each product
+    comes again, for one of its factors, and all of them are of numbers rounded on the way there:
+    three times as many.
+    """
+    roundings = 2 * (6 * layers + 2) * (3 if gradient else 1)
+    bound = MARGIN * rounding(roundings, "bfloat16")
+    got, want = (np.asarray(x, np.float64).ravel() for x in (got, want))
+    assert np.isfinite(got).all(), f"{what}: not finite"
+    error = np.linalg.norm(got - want) / np.linalg.norm(want)
+    assert_at_most(error, bound, f"{what} in bfloat16")
+
+
 def training_error(terms, *, adam=False):
     """The relative error of what a training moves, one standard deviation.
 
