@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from jaxbert.errors import InputError
+from jaxbert.lab.adaptation import NAME as TASK_ADAPTIVE
 from jaxbert.lab.plan_file import Margins, Only, directory_of, filled, plan_of, read_plan
 from jaxbert.optim import STRATEGIES
 
@@ -25,7 +26,7 @@ def tables(**more):
 def test_the_committed_plan():
     plan = read_plan(COMMITTED)
     assert plan.control == "uniform"
-    assert set(plan.all_strategies) <= set(STRATEGIES)
+    assert set(plan.all_strategies) <= {*STRATEGIES, TASK_ADAPTIVE}
     assert plan.margins == Margins(in_domain=0.005, out_of_domain=0.01)
     assert (plan.seeds.most, plan.grid.seeds) == (30, 3)
     assert len({t for t, _ in plan.studies}) >= 4
