@@ -12,6 +12,7 @@ from benchmarks.markdown import machine, table
 from benchmarks.results import read_results
 from jaxbert.lab.statistics import Interval, mean_interval
 
+NOT_YET = "Not run yet: `python -m benchmarks.level --data DIR` does."
 Runs = list[dict[str, Any]]
 PERCENT = ("accuracy", "matthews", "spearman", "f1", "exact_match", "micro_f1")
 # What else is shown of a task, beside what it is compared by.
@@ -34,6 +35,8 @@ def level() -> str:
         if sides.ours and sides.theirs
         for row in _rows(name, sides)
     ]
+    if not rows:
+        return NOT_YET
     header = ["data", "task", "rows: train, test", "seeds", "metric, %", "jaxbert", "PyTorch",
               "difference", "seconds: first, then", "PyTorch's", "faster"]  # fmt: skip
     runs = [run for sides in found.values() for side in sides for run in side]
@@ -64,6 +67,8 @@ def whole_runs() -> str:
         seconds = {side: statistics.median(_all_seconds(runs)) for side, runs in others.items()}
         cells = [f"{seconds[side]:.0f} ({seconds[side] / warm:.2f}x)" for side in names]
         rows.append([name, f"{ours[0]['rows'][0]:,}", f"{cold:.0f}", f"{warm:.0f}", *cells])
+    if not rows:
+        return NOT_YET
     header = ["data", "rows", "jaxbert, first run, s", "next ones, s",
               *(f"`Trainer` {about}, s" for about in names.values())]  # fmt: skip
     return (

@@ -23,7 +23,9 @@ from benchmarks.markdown import machine, table
 from benchmarks.plan_tables import plan_parts, plans
 from benchmarks.results import RESULTS, read_results
 from benchmarks.speed_tables import breakdown, families, main_speed, speed
-from jaxbert.lab import report, verdicts
+from jaxbert.lab import page, verdicts
+from jaxbert.lab import tables as lab_tables
+from jaxbert.lab.journals import Study, Sweep
 from jaxbert.lab.journals import read as read_lab
 
 ROOT = Path(__file__).parent.parent
@@ -193,7 +195,7 @@ def lab() -> str:
         directory = RESULTS / "lab" / name
         if directory.is_dir():
             found = read_lab(directory)
-            parts += [report.markdown(found), _made(found)]
+            parts += [lab_tables.markdown(found), _made(found)]
     return "\n\n".join(parts) or "Not run yet: `jaxbert lab run` does."
 
 
@@ -207,10 +209,12 @@ def main_lab() -> str:
     """The study for the README: a row for every strategy, a column for every train size."""
     study = read_lab(RESULTS / "lab" / "study")
     cells: dict[str, list[list[str]]] = {}
-    for row in report.results(study)[1]:
+    for row in lab_tables.results(study)[1]:
         cells.setdefault(row[1], []).append(row)
     last = study.sizes[-1]
-    gained = {name: out for size, name, _, out, *_ in report.differences(study)[1] if size == last}
+    gained = {
+        name: out for size, name, _, out, *_ in lab_tables.differences(study)[1] if size == last
+    }
     rows = []
     for name, found in cells.items():
         scores = [f"{accuracy} (rate {rate})" for _, _, rate, accuracy, *_ in found]
@@ -226,9 +230,9 @@ def main_lab() -> str:
     return f"{table(header, rows)}\n\n{note} {_made(study)}"
 
 
-def _made(found: report.Study | report.Sweep) -> str:
+def _made(found: Study | Sweep) -> str:
     missing = f" {found.missing} runs are still missing." if found.missing else ""
-    return f"`{report.command(found)}`, then `jaxbert lab report DIRECTORY`.{missing}"
+    return f"`{page.command(found)}`, then `jaxbert lab report DIRECTORY`.{missing}"
 
 
 TABLES = {

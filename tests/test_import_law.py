@@ -44,11 +44,12 @@ ORDER = {
         " optimizer rate_plan table"
     ),
     "lab": (
-        "metric data drift journal stage adaptation run journals study range_test statistics"
-        " verdicts plots wording report"
+        "metric data drift by_example journal statistics bootstrap sequential plan_file stage"
+        " adaptation run making records journals study range_test wording comparisons claims"
+        " verdicts regions campaign tables advice svg plots page report"
     ),
     "plan": "hardware flops hlo products sending traffic costs compile search",
-    "cli": "flags data_options options common finetune infer export rates lab plan main",
+    "cli": "flags data_options options common finetune infer export rates study_plan lab plan main",
     "training": (
         "distributed config engines points step assemble predictor sentences pooling embedding"
         " run_directory lock record checkpoint interruption pace callbacks card run loop trainer"

@@ -9,11 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jaxbert.cli import common, flags
+from jaxbert.cli import common, flags, study_plan
 from jaxbert.cli.options import LabOptions, resolve, strategies
 from jaxbert.errors import InputError
 
 if TYPE_CHECKING:
+    from jaxbert.lab.data import Data
     from jaxbert.lab.run import Laboratory
 
 # What all runs of a study share; the rest is a run's own, or not its laboratory's to choose.
@@ -57,6 +58,7 @@ def add_run_flags(parser: flags.Parser) -> None:
     _add(run, "--seeds", int, 5, "N", "runs of each")
     _add(run, "--train-sizes", listed(str), "full", "SIZES", "as in 200,1000,full")
     _add(run, "--epochs", listed(int), "3", "N,...", "one for all sizes, or one for each")
+    study_plan.add_flags(parser)
 
 
 def add_sweep_flags(parser: flags.Parser) -> None:
@@ -102,8 +104,14 @@ def listed(kind: type[Any]) -> Callable[[str], tuple[Any, ...]]:
 
 def run(args: argparse.Namespace) -> None:
     """`jaxbert lab run`."""
+    if args.plan:
+        study_plan.run_plan(args, _source_and_data, _make)
+        _print_report(args.output)
+        return
+    study_plan.refuse_plan_flags(args)
     from jaxbert.lab import adaptation
-    from jaxbert.lab.study import Study, parse_sizes, run_study
+    from jaxbert.lab.making import parse_sizes
+    from jaxbert.lab.study import Study, run_study
     from jaxbert.optim import get_strategy
 
     options = resolve(LabOptions, vars(args))
@@ -124,7 +132,8 @@ def run(args: argparse.Namespace) -> None:
 
 def sweep(args: argparse.Namespace) -> None:
     """`jaxbert lab sweep`."""
-    from jaxbert.lab.study import Sweep, parse_sizes, run_sweep
+    from jaxbert.lab.making import parse_sizes
+    from jaxbert.lab.study import Sweep, run_sweep
     from jaxbert.optim import get_strategy
 
     options = resolve(LabOptions, vars(args))
@@ -147,33 +156,39 @@ def report(args: argparse.Namespace) -> None:
 
 
 def _laboratory(options: LabOptions) -> Laboratory:
-    from jaxbert.lab.data import demo_data, load_data
+    return _make(*_source_and_data(options), options)
+
+
+def _make(source: str | Path, data: Data, options: LabOptions) -> Laboratory:
     from jaxbert.lab.run import Laboratory
 
     common.keep_compiled_programs()
+    # Every run loads the model anew, and would say so.
+    logging.getLogger("jaxbert").setLevel(logging.ERROR)
+    return Laboratory(source, data, options.training, options.compute.dtype, options.task_options)
+
+
+def _source_and_data(options: LabOptions) -> tuple[str | Path, Data]:
+    from jaxbert.lab.data import demo_data, load_data
+
     sources = ("model", "train", "eval", "test")
     given = {name: value for name in sources if (value := getattr(options, name)) is not None}
     if 0 < len(given) < len(sources):
         missing = ", ".join(f"--{name}" for name in sources if name not in given)
         raise InputError(f"missing: {missing} (or leave out all four for the demo's)")
-    # Every run loads the model anew, and would say so.
-    logging.getLogger("jaxbert").setLevel(logging.ERROR)
-    source: str | Path
     task: dict[str, Any] = {"task": options.task, "options": options.task_options}
     if not given:
-        source, data = demo_data(**task)
-    else:
-        source = given["model"]
-        data = load_data(
-            given["train"],
-            given["eval"],
-            given["test"],
-            dict(map(_named, options.out_of_domain)),
-            options.neutral,
-            **task,
-            **options.columns.given(),
-        )
-    return Laboratory(source, data, options.training, options.compute.dtype, options.task_options)
+        return demo_data(**task)
+    data = load_data(
+        given["train"],
+        given["eval"],
+        given["test"],
+        dict(map(_named, options.out_of_domain)),
+        options.neutral,
+        **task,
+        **options.columns.given(),
+    )
+    return given["model"], data
 
 
 def _named(pair: str) -> tuple[str, str]:

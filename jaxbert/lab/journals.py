@@ -1,96 +1,39 @@
-"""Reads what a study or a sweep left on disk, and says what of it is missing."""
+"""Reads what a study, a sweep or a whole plan left on disk, and says what of it is missing."""
 
 from __future__ import annotations
 
-import json
-import statistics
-from collections.abc import Iterator, Mapping
+import functools
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from jaxbert.errors import InputError
 from jaxbert.lab.metric import ACCURACY, FIRST, Metric, metric_of
+from jaxbert.lab.plan_file import FILE, Margins, Plan, directory_of, read_plan
+from jaxbert.lab.records import MERGED, Run, read_journal, read_merged
 from jaxbert.weights.json_files import read_json
 
 STUDY, SWEEP = "study.json", "sweep.json"
 VERSION = 1
-# A run whose in-domain predictions have a Matthews correlation below this guesses: it failed.
-GUESSING = 0.1
-TEST, DEVELOPMENT = "test", "development"
+Cell = Mapping[int, Run]  # {seed: run}
 
 
-@dataclass(frozen=True)
-class Run:
-    """One finished run.
-
-    start, end: the first and last line of its journal. train, evaluations: those between. metric:
-    by which it is compared with others.
-    """
-
-    start: Mapping[str, Any]
-    train: tuple[Mapping[str, Any], ...]
-    evaluations: tuple[Mapping[str, Any], ...]
-    end: Mapping[str, Any]
-    metric: Metric = ACCURACY
-
-    @property
-    def diverged(self) -> bool:
-        """Whether its numbers stopped being finite."""
-        return self.end["status"] == "diverged"
-
-    @property
-    def failed(self) -> bool:
-        """Diverged or, where the scores tell, no better than guessing."""
-        return self.diverged or self.end["scores"][TEST].get("matthews", GUESSING) < GUESSING
-
-    def score(self, data: str, metric: str | None = None) -> float | None:
-        """A score, by default that of the study's metric; None if it diverged."""
-        if self.diverged:
-            return None
-        return self.metric.share(self.end["scores"][data][metric or self.metric.name])
-
-    @property
-    def out_of_domain(self) -> float | None:
-        """The mean score over all out-of-domain sets; None without any, or if it diverged."""
-        if self.diverged:
-            return None
-        names = [name for name in self.end["scores"] if name not in (TEST, DEVELOPMENT)]
-        scores = [score for name in names if (score := self.score(name)) is not None]
-        return statistics.mean(scores) if scores else None
-
-    @property
-    def mean_drift(self) -> float | None:
-        """||w - w0|| / ||w0||, the mean over the layers of the encoder."""
-        return _layers_mean(self.end["drift"])
-
-    def mean_similarity(self, kind: str = "cka", part: str = "all") -> float | None:
-        """To the pre-trained model; over all layers, or their lower half ("early")."""
-        values = self.end["similarity"]
-        if values is None:
-            return None
-        layers = [v for name, v in values[kind].items() if name.startswith("layer_")]
-        return statistics.mean(layers[: (len(layers) + 1) // 2] if part == "early" else layers)
-
-
-def _layers_mean(values: Mapping[str, float] | None) -> float | None:
-    if values is None:
-        return None
-    return statistics.mean(v for name, v in values.items() if name.startswith("layer_"))
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Study:
     """A study on disk.
 
     about: study.json. runs: {size: {strategy: {seed: run}}}, in the order of study.json; of a cell
-    what is there. missing: how many runs are not.
+    what is there. grid: {size: {strategy: {rate: {seed: run}}}} of the runs that chose base rates.
+    missing: how many runs are not there. margins: differences that do not matter.
     """
 
     about: Mapping[str, Any]
-    runs: Mapping[str, Mapping[str, Mapping[int, Run]]]
+    runs: Mapping[str, Mapping[str, Cell]]
+    grid: Mapping[str, Mapping[str, Mapping[float, Cell]]]
     missing: int
-    directory: Path = field(compare=False)
+    directory: Path
+    margins: Margins = field(default_factory=Margins)
 
     @property
     def strategies(self) -> list[str]:
@@ -103,11 +46,6 @@ class Study:
         return [size for size in self.about["sizes"] if any(self.runs[size].values())]
 
     @property
-    def metric(self) -> Metric:
-        """By which runs are compared."""
-        return metric_of(self.about)
-
-    @property
     def control(self) -> str:
         """The strategy that the others are compared with."""
         return self.about["control"]
@@ -117,7 +55,24 @@ class Study:
         """Names of the data sets."""
         return list(self.about["out_of_domain"])
 
-    def cell(self, size: str, strategy: str) -> Mapping[int, Run]:
+    @property
+    def metric(self) -> Metric:
+        """By which runs are compared."""
+        return metric_of(self.about)
+
+    @property
+    def guess(self) -> float | None:
+        """The score that a run has which diverged: of accuracy a coin's, else 0; None = none."""
+        labels = self.about["labels"]
+        if self.metric == ACCURACY and labels:
+            return 1 / len(labels)
+        return 0.0 if self.metric.higher_is_better else None
+
+    def count(self, data: str) -> int:
+        """Examples of a data set."""
+        return self.about["data"][data]["count"]
+
+    def cell(self, size: str, strategy: str) -> Cell:
         """{seed: run}, empty where nothing is."""
         return self.runs.get(size, {}).get(strategy, {})
 
@@ -129,14 +84,14 @@ class Study:
                     yield size, strategy, seed, run
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Sweep:
     """A sweep on disk: sweep.json, and {(rate, decay): {seed: run}}."""
 
     about: Mapping[str, Any]
-    runs: Mapping[tuple[float, float], Mapping[int, Run]]
+    runs: Mapping[tuple[float, float], Cell]
     missing: int
-    directory: Path = field(compare=False)
+    directory: Path
 
     @property
     def metric(self) -> Metric:
@@ -144,55 +99,103 @@ class Sweep:
         return metric_of(self.about)
 
 
-def read(directory: str | Path) -> Study | Sweep:
-    """Whichever of the two is in the directory.
+@dataclass(frozen=True, eq=False)
+class Collection:
+    """The studies of a plan on disk.
+
+    studies: {(task, model): study}, those that there are. absent: of those that there are not.
+    """
+
+    plan: Plan
+    studies: Mapping[tuple[str, str], Study]
+    directory: Path
+    absent: tuple[tuple[str, str], ...] = field(default=())
+
+    @property
+    def missing(self) -> int:
+        """How many runs the studies that there are still lack."""
+        return sum(study.missing for study in self.studies.values())
+
+
+def read(directory: str | Path) -> Study | Sweep | Collection:
+    """Whichever of them is in the directory.
 
     Raises:
-      FileNotFoundError: neither is; InputError: files that are no journals, all of them named.
+      FileNotFoundError: none is; InputError: files that are no journals, all of them named.
     """
     path = Path(directory)
-    for name, read_it in ((STUDY, _read_study), (SWEEP, _read_sweep)):
+    if (path / FILE).is_file() and not (path / STUDY).is_file():
+        return read_collection(path)
+    for name, read_it in ((STUDY, read_study), (SWEEP, _read_sweep)):
         if (path / name).is_file():
-            try:
-                return read_it(path)
-            except (KeyError, TypeError, AttributeError, ValueError) as error:
-                if isinstance(error, InputError):
-                    raise
-                raise InputError(
-                    f"{path / name} is not as lab run or lab sweep has written it ({error!r}): "
-                    "put it back"
-                ) from error
+            return _as_written(path / name, functools.partial(read_it, path))
     raise FileNotFoundError(
         f"{directory} holds neither a study nor a sweep ({STUDY} and {SWEEP} are missing): "
         "make one with jaxbert lab run or jaxbert lab sweep"
     )
 
 
-def _read_study(path: Path) -> Study:
+def _as_written(path: Path, read_it: Callable[[], Any]) -> Any:
+    try:
+        return read_it()
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(
+            f"{path} is not as lab run or lab sweep has written it ({error!r}): put it back"
+        ) from error
+
+
+def read_collection(path: Path) -> Collection:
+    """The studies of a plan; errors as of `read`."""
+    plan = read_plan(path / FILE)
+    studies, absent = {}, []
+    for task, model in plan.studies:
+        place = path / directory_of(task, model)
+        if (place / STUDY).is_file():
+            margins = plan.margins_of(task)
+            studies[task, model] = _as_written(
+                place / STUDY, functools.partial(read_study, place, plan, margins)
+            )
+        else:
+            absent.append((task, model))
+    if not studies:
+        raise FileNotFoundError(
+            f"{path} holds the plan and none of its studies: run jaxbert lab run --plan"
+        )
+    return Collection(plan, studies, path, tuple(absent))
+
+
+def read_study(path: Path, plan: Plan | None = None, margins: Margins | None = None) -> Study:
+    """One study; of a plan, what is missing is what the plan runs at first."""
     about = _description(path / STUDY)
-    problems: list[str] = []
-    runs: dict[str, dict[str, dict[int, Run]]] = {}
+    journals = _Journals(path, about)
+    runs: dict[str, dict[str, Cell]] = {}
+    grid: dict[str, dict[str, dict[float, Cell]]] = {}
     missing = 0
     for size in about["sizes"]:
-        runs[size] = {}
+        runs[size], grid[size] = {}, {}
         for strategy in about["strategies"]:
-            cell = _cell(path / "runs" / size / strategy, about, problems)
+            cell = journals.cell(f"runs/{size}/{strategy}", about["seeds"])
             runs[size][strategy] = cell
-            missing += len(about["seeds"]) - len(cell)
-    _complain(path, problems)
-    return Study(about, runs, missing, path)
+            grid[size][strategy] = journals.grid(f"grid/{size}/{strategy}")
+            seeds = about["seeds"] if plan is None else about["seeds"][: plan.seeds.first]
+            if plan is None or plan.has(size, strategy):
+                missing += len([seed for seed in seeds if seed not in cell])
+    journals.complain()
+    return Study(about, runs, grid, missing, path, margins or Margins())
 
 
 def _read_sweep(path: Path) -> Sweep:
     about = _description(path / SWEEP)
-    problems: list[str] = []
+    journals = _Journals(path, about)
     runs, missing = {}, 0
     for rate in about["rates"]:
         for decay in about["decays"]:
-            cell = _cell(path / "runs" / f"{rate:g}" / f"{decay:g}", about, problems)
+            cell = journals.cell(f"runs/{rate:g}/{decay:g}", about["seeds"])
             runs[rate, decay] = cell
             missing += len(about["seeds"]) - len(cell)
-    _complain(path, problems)
+    journals.complain()
     return Sweep(about, runs, missing, path)
 
 
@@ -203,53 +206,46 @@ def _description(path: Path) -> dict[str, Any]:
     return {**FIRST, **about}
 
 
-def _cell(directory: Path, about: Mapping[str, Any], problems: list[str]) -> dict[int, Run]:
-    cell, metric = {}, metric_of(about)
-    for seed in about["seeds"]:
-        path = directory / f"{seed}.jsonl"
-        if path.is_file():
-            try:
-                run = read_journal(path, metric)
-            except InputError as error:
-                problems.append(str(error))
-                continue
-            if run is not None:
-                cell[seed] = run
-    return cell
+class _Journals:
+    """The finished runs of a directory: of its journals, and of the one file they are merged in."""
 
-
-def _complain(path: Path, problems: list[str]) -> None:
-    if problems:
-        raise InputError(f"{path}: {'; '.join(problems)}; delete them and run the lab again")
-
-
-def read_journal(path: Path, metric: Metric = ACCURACY) -> Run | None:
-    """One run, to be compared by `metric`; None if it has not ended (its last line may be cut).
-
-    Raises:
-      InputError: no text, or not lines of JSON.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path.name} is no text ({error})") from None
-    events: list[dict[str, Any]] = []
-    for number, line in enumerate(lines, start=1):
+    def __init__(self, path: Path, about: Mapping[str, Any]) -> None:
+        self._path, self._metric = path, metric_of(about)
+        self._problems, self._merged = list[str](), dict[str, Run]()
         try:
-            event = json.loads(line)
-        except json.JSONDecodeError:
-            if number < len(lines):
-                raise InputError(f"{path.name} line {number} is no JSON") from None
-            continue
-        if not isinstance(event, dict) or "event" not in event:
-            raise InputError(f"{path.name} line {number} is no event")
-        events.append(event)
-    if not events or events[-1].get("event") != "end":
-        return None
-    return Run(
-        events[0],
-        tuple(e for e in events if e["event"] == "train"),
-        tuple(e for e in events if e["event"] == "eval"),
-        events[-1],
-        metric,
-    )
+            self._merged = read_merged(path / MERGED, self._metric)
+        except InputError as error:
+            self._problems.append(str(error))
+
+    def cell(self, place: str, seeds: list[int]) -> dict[int, Run]:
+        """{seed: run} of those seeds that there are."""
+        found = {seed: self._run(f"{place}/{seed}") for seed in seeds}
+        return {seed: run for seed, run in found.items() if run is not None}
+
+    def grid(self, place: str) -> dict[float, Cell]:
+        """{rate: {seed: run}}, from the lowest rate to the highest."""
+        start = f"{place}/"
+        names = {name.removeprefix(start) for name in self._merged if name.startswith(start)}
+        names |= {path.stem for path in (self._path / place).glob("*.jsonl")}
+        found: dict[float, dict[int, Run]] = {}
+        for name in sorted(names):
+            rate, _, seed = name.rpartition("-")
+            run = self._run(f"{place}/{name}")
+            if run is not None and "/" not in name:
+                found.setdefault(float(rate), {})[int(seed)] = run
+        return {rate: found[rate] for rate in sorted(found)}
+
+    def _run(self, place: str) -> Run | None:
+        path = self._path / f"{place}.jsonl"
+        try:
+            run = read_journal(path, self._metric) if path.is_file() else None
+        except InputError as error:
+            self._problems.append(str(error))
+            return None
+        return run or self._merged.get(place)
+
+    def complain(self) -> None:
+        """Raises InputError naming every file that is no journal."""
+        if self._problems:
+            told = "; ".join(self._problems)
+            raise InputError(f"{self._path}: {told}; delete them and run the lab again")

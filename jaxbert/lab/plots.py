@@ -7,8 +7,9 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from jaxbert.lab.journals import TEST, Run, Study, Sweep
+from jaxbert.lab.journals import Study, Sweep
 from jaxbert.lab.metric import Metric
+from jaxbert.lab.records import TEST, Run
 from jaxbert.lab.statistics import mean_interval
 
 # Okabe & Ito's colours for every kind of sight, and grey; with markers, for more than eight.
@@ -17,6 +18,8 @@ _COLOURS = (
 )  # fmt: skip
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 _WIDTH = 9.0  # inches
+
+Figures = dict[str, tuple[str, Any]]  # {file stem: (what it shows, figure)}
 
 
 class Style(NamedTuple):
@@ -35,25 +38,40 @@ def styles(strategies: Sequence[str]) -> dict[str, Style]:
     }
 
 
-def study_figures(study: Study) -> dict[str, tuple[str, Any]]:
-    """{file stem: (what it shows, figure)}, in the order of the page."""
+def study_figures(study: Study) -> Figures:
+    """All of a study, in the order of the page."""
     score = study.metric.name.capitalize()
     figures = {
         "accuracy": (f"{score} by strategy and train size; every seed is a dot", accuracy(study)),
         "rates": ("Learning rate of each group of layers, step by step", rates(study)),
-        "drift": ("How far each group moved, ||w - w0|| / ||w0||", drift(study)),
-        "similarity": (
-            "Similarity of each layer to the pre-trained one on neutral text; 1 = unchanged",
-            similarity(study),
-        ),
+        **layer_figures(study),
         "domains": (f"{score} in domain and out of domain; every seed is a dot", domains(study)),
-        "curves": ("Learning curves, the mean over seeds", curves(study)),
-        "gradients": ("Norm of the gradient by group, the mean over seeds", gradients(study)),
+        "curves": ("Learning curves, the mean over the seeds whose course is kept", curves(study)),
+        "gradients": (
+            "Norm of the gradient by group, the mean over the seeds whose course is kept",
+            gradients(study),
+        ),
     }
     return {name: pair for name, pair in figures.items() if pair[1] is not None}
 
 
-def sweep_figures(sweep: Sweep) -> dict[str, tuple[str, Any]]:
+def layer_figures(study: Study) -> Figures:
+    """What happens to each layer."""
+    return {
+        "peaks": ("Peak learning rate of each group at the largest train size", peaks(study)),
+        "drift": (
+            "How far each group moved, ||w - w0|| / ||w0||; mean and 95% interval over seeds",
+            drift(study),
+        ),
+        "similarity": (
+            "Similarity of each layer to the pre-trained one on neutral text; 1 = unchanged; mean "
+            "and 95% interval over seeds",
+            similarity(study),
+        ),
+    }
+
+
+def sweep_figures(sweep: Sweep) -> Figures:
     """As `study_figures`, of a sweep."""
     metric = sweep.metric
     score = f"Test {metric.name}{', %,' if metric.in_percent else ''}"
@@ -196,6 +214,35 @@ def rates(study: Study) -> Any:
     )
 
 
+def peaks(study: Study) -> Any:
+    """Peak rates of every strategy and group: a heat map, on a logarithm's scale."""
+    from matplotlib.colors import LogNorm
+
+    size = study.sizes[-1]
+    found = {
+        name: next(iter(cell.values())).start.get("peak_rates", {})
+        for name in study.strategies
+        if (cell := study.cell(size, name))
+    }
+    groups = list(next(iter(found.values())))
+    figure, axes = _grid(1, 1, 1.3 + 0.32 * len(found))
+    shown = [[rates.get(group) or float("nan") for group in groups] for rates in found.values()]
+    flat = [rate for row in shown for rate in row if rate == rate]  # a frozen group has none
+    scale = LogNorm(min(flat), max(max(flat), 1.01 * min(flat)))
+    image = axes[0][0].imshow(shown, cmap="cividis", aspect="auto", norm=scale)
+    middle = (min(flat) * max(flat)) ** 0.5
+    for y, row in enumerate(shown):
+        for x, rate in enumerate(row):
+            text = "0" if rate != rate else f"{rate:.2g}"
+            color = "white" if rate < middle else "black"
+            axes[0][0].text(x, y, text, ha="center", va="center", fontsize=7, color=color)
+    axes[0][0].set_xticks(range(len(groups)), groups, rotation=60, ha="right", fontsize=7)
+    axes[0][0].set_yticks(range(len(found)), list(map(_label, found)), fontsize=8)
+    axes[0][0].set_title(_title(study, size), fontsize=9)
+    figure.colorbar(image, ax=axes[0][0], fraction=0.03).ax.tick_params(labelsize=7)
+    return figure
+
+
 def gradients(study: Study) -> Any:
     """Gradient norms at the largest train size."""
     return _small_multiples(
@@ -213,9 +260,14 @@ def _by_layer(
             found = [v for run in runs if (v := values(run)) is not None]
             if found:
                 groups = list(found[0])
-                means = [statistics.mean(v[g] for v in found) for g in groups]
+                known = [mean_interval([v[g] for v in found]) for g in groups]
+                means = [interval.mean for interval in known]
                 axis.plot(groups, means, color=style.color, marker=style.marker, ms=4, lw=1.2,
                           label=_label(name))  # fmt: skip
+                # A logarithm's axis has no zero, nor less.
+                lows = [max(mean / 10, i.low or mean) for mean, i in zip(means, known, strict=True)]
+                highs = [i.high or mean for mean, i in zip(means, known, strict=True)]
+                axis.fill_between(groups, lows, highs, color=style.color, alpha=0.12, lw=0)
                 axis.set_xticks(range(len(groups)), groups, rotation=60, ha="right", fontsize=7)
         axis.grid(alpha=0.3)
         axis.set_title(_title(study, size), fontsize=9)

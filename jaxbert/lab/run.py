@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from jaxbert.data import Batches, load_tokenizer
 from jaxbert.errors import DivergedError
 from jaxbert.lab.adaptation import NAME, Adaptation, Adapter
+from jaxbert.lab.by_example import by_example
 from jaxbert.lab.data import Data, sample
 from jaxbert.lab.drift import Probe, weight_drift
 from jaxbert.lab.journal import LOG_LINES, Journal, diverged
@@ -73,7 +74,7 @@ class Laboratory:
         self._stage = Stage(self._setup, task, data.train)
         self.task, predictor = self._stage.task, self._stage.predictor
         tested = {"development": data.development, "test": data.test, **data.out_of_domain}
-        self._scorers = {name: predictor.scorer(e) for name, e in tested.items()}
+        self._examiners = {name: predictor.examiner(e) for name, e in tested.items()}
         self._calibrated = predictor.calibrator(data.development)
         graphdef, params = split_model(predictor.model)
         self._probe = Probe(graphdef, params, self._neutral(), self._setup.engine)
@@ -182,7 +183,7 @@ class Laboratory:
         if adapted is not None and failed is None:
             model = self._adapter.adapted(model, adapted.directory)
         score = Evaluation(
-            self._scorers["development"],
+            lambda params: self._examiners["development"](params)[1],
             self.metric.name,
             self.metric.higher_is_better,
             lambda params: None,
@@ -208,21 +209,29 @@ class Laboratory:
         if only_development:
             return {"status": "finished", **nothing, "scores": scores}
         params = loop.params
-        scores |= self._tested(params)
-        found = {"scores": scores, "drift": weight_drift(params, prepared.before)}
+        tested, kept = self._tested(params)
+        drift = weight_drift(params, prepared.before)
+        found = {"scores": scores | tested, "drift": drift, "by_example": kept}
         return {"status": "finished", **found, **self._probe.compare(params)}
 
-    def _tested(self, params: Params) -> dict[str, dict[str, float]]:
-        """The scores of all but the development set, with thresholds tuned on that one."""
+    def _tested(
+        self, params: Params
+    ) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, Any] | None]]:
+        """Of all but the development set the scores, with thresholds tuned on that one, and more.
+
+        The second: {data set: what is kept of each example}.
+        """
         predictor = self._stage.predictor
         usual = predictor.config
         predictor.config = self._calibrated(params)
         try:
-            return {
-                name: score(params)
-                for name, score in self._scorers.items()
+            found = {
+                name: examine(params)
+                for name, examine in self._examiners.items()
                 if name != "development"
             }
+            scores = {name: score for name, (_, score) in found.items()}
+            return scores, {name: by_example(predicted) for name, (predicted, _) in found.items()}
         finally:
             predictor.config = usual
 

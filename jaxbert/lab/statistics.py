@@ -1,17 +1,14 @@
-"""Means and paired differences over seeds: intervals, permutation tests, Holm's correction."""
+"""Means and variances over seeds with their intervals, and Holm's correction."""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from jaxbert.errors import InputError
-
-_EXACT = 12  # up to so many pairs every pattern of signs is tried
-_PATTERNS = 20_000  # drawn where there are more
 
 
 @dataclass(frozen=True)
@@ -52,24 +49,6 @@ def mean_interval(values: Sequence[float]) -> Interval:
     return Interval(mean, mean - half, mean + half, count)
 
 
-def sign_flip_p(differences: Sequence[float]) -> float:
-    """Two-sided p of "the differences are symmetric about 0", by flipping their signs.
-
-    The share of sign patterns whose mean is at least as far from 0: exact, all 2^n of them, up to
-    n = 12; beyond, of 20,000 drawn with a fixed seed and the one observed. With n pairs it is at
-    least 2 / 2^n: .0625 for 5 seeds.
-    """
-    array = np.asarray(differences, np.float64)
-    observed = abs(array.sum())
-    if len(array) <= _EXACT:
-        signs = np.array(list(itertools.product((1, -1), repeat=len(array))))
-    else:
-        drawn = np.random.default_rng(0).choice((1, -1), size=(_PATTERNS, len(array)))
-        signs = np.concatenate([np.ones((1, len(array))), drawn])
-    slack = 1e-12 * np.abs(array).sum()  # sums of the same numbers in another order
-    return float((np.abs(signs @ array) >= observed - slack).mean())
-
-
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
     """The p-values corrected for their number (Holm 1979), in the order given."""
     corrected, largest = {}, 0.0
@@ -79,13 +58,17 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
     return {name: corrected[name] for name in p_values}
 
 
-def paired(first: Mapping[int, float], second: Mapping[int, float]) -> list[float]:
-    """first - second for every seed that both have."""
-    return [first[seed] - second[seed] for seed in first if seed in second]
+class Ratio(NamedTuple):
+    """A ratio of variances with its 95% interval, and the two-sided p of "they are equal"."""
+
+    ratio: float
+    low: float
+    high: float
+    p: float
 
 
-def variance_ratio(first: Sequence[float], second: Sequence[float]) -> tuple[float, float, float]:
-    """(ratio, low, high): variance of `first` over that of `second`, with the F 95% interval.
+def variance_ratio(first: Sequence[float], second: Sequence[float]) -> Ratio:
+    """The variance of `first` over that of `second`, by the F distribution.
 
     Raises:
       InputError: fewer than two values in either, or no variance in `second`.
@@ -99,4 +82,5 @@ def variance_ratio(first: Sequence[float], second: Sequence[float]) -> tuple[flo
         raise InputError("no variance to compare with")
     ratio = float(np.var(first, ddof=1) / below)
     a, b = len(first) - 1, len(second) - 1
-    return ratio, ratio / f.ppf(0.975, a, b), ratio / f.ppf(0.025, a, b)
+    p = min(1.0, 2 * float(min(f.sf(ratio, a, b), f.cdf(ratio, a, b))))
+    return Ratio(ratio, ratio / f.ppf(0.975, a, b), ratio / f.ppf(0.025, a, b), p)

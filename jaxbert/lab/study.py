@@ -11,57 +11,22 @@ import dataclasses
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from jaxbert.atomic import write_text
 from jaxbert.errors import InputError
 from jaxbert.lab.adaptation import Adaptation
-from jaxbert.lab.journal import finished
 from jaxbert.lab.journals import STUDY, SWEEP, VERSION
+from jaxbert.lab.making import Progress, Run, Size
 from jaxbert.lab.metric import FIRST, Metric
 from jaxbert.lab.run import Adapted, Laboratory
-from jaxbert.optim import OptimizerConfig, Strategy
+from jaxbert.optim import Strategy
 from jaxbert.tasks.options import MASKED_LM
 from jaxbert.training.lock import held
 from jaxbert.training.record import environment
 from jaxbert.weights.json_files import read_json
-
-FULL = "full"
-
-
-@dataclasses.dataclass(frozen=True)
-class Size:
-    """A train size: how many examples (None = all), and how often they are seen."""
-
-    examples: int | None
-    epochs: int
-
-    @property
-    def name(self) -> str:
-        """As in paths and tables."""
-        return FULL if self.examples is None else str(self.examples)
-
-
-def parse_sizes(names: Sequence[str], epochs: Sequence[int]) -> tuple[Size, ...]:
-    """Train sizes from their names, "full" or a number, with one number of epochs or one for each.
-
-    Raises:
-      InputError: no numbers, or another number of them.
-    """
-    bad = [n for n in names if n != FULL and not (n.isdigit() and int(n))]
-    if bad:
-        raise InputError(f"train sizes {', '.join(bad)}: want {FULL}, or a number of examples")
-    if len(epochs) not in (1, len(names)):
-        raise InputError(f"{len(epochs)} numbers of epochs for {len(names)} train sizes")
-    if min(epochs) < 1:
-        raise InputError(f"epochs {', '.join(map(str, epochs))}: want 1 at least")
-    each = epochs if len(epochs) == len(names) else [epochs[0]] * len(names)
-    return tuple(
-        Size(None if name == FULL else int(name), count)
-        for name, count in zip(names, each, strict=True)
-    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -77,6 +42,8 @@ class Study:
         on the development set is taken. Empty = every strategy keeps its own rate, as those with
         `tuned` false do in any case.
       grid_seeds: of the runs that choose; apart from `seeds`.
+      extensions: how many rates further than the grid a strategy may go whose best is on its edge.
+      place: TASK/MODEL of the plan that it is part of, if it is.
       adaptations: {strategy: how the model is pre-trained further before}, of those that do.
     """
 
@@ -86,6 +53,8 @@ class Study:
     seeds: tuple[int, ...]
     rates: tuple[float, ...] = ()
     grid_seeds: tuple[int, ...] = (100,)
+    extensions: int = 0
+    place: str | None = None
     adaptations: Mapping[str, Adaptation] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -123,67 +92,110 @@ class Study:
         return Adapted(self.adaptations[name], directory / "adapted" / size.name / name / str(seed))
 
 
-class Run(NamedTuple):
-    """One cell: what it is called, where its journal is, and what is trained."""
-
-    journal: Path
-    about: dict[str, Any]
-    optimizer: OptimizerConfig
-    size: Size
-    seed: int
-    only_development: bool = False
-    adapted: Adapted | None = None
+# (train size, strategy, seed; None = those of the grid) -> whether to make these runs.
+Wanted = Callable[[str, str, int | None], bool]
 
 
-def run_study(laboratory: Laboratory, study: Study, directory: Path, *, show: bool) -> None:
+def run_study(
+    laboratory: Laboratory,
+    study: Study,
+    directory: Path,
+    *,
+    show: bool,
+    wanted: Wanted = lambda *cell: True,
+) -> None:
     """Makes every run that `directory` does not hold yet, size by size, the grid first.
+
+    Args:
+      wanted: which of them; all others are left for another time.
 
     Raises:
       InputError: `directory` holds another study, what differs is named; or another process has it.
       KeyboardInterrupt: on Ctrl-C; call again to go on.
     """
     with held(directory):
-        _run_study(laboratory, study, directory, show)
+        _run_study(laboratory, study, directory, show, wanted)
 
 
-def _run_study(laboratory: Laboratory, study: Study, directory: Path, show: bool) -> None:
+def _run_study(
+    laboratory: Laboratory, study: Study, directory: Path, show: bool, wanted: Wanted
+) -> None:
     if study.adaptations and laboratory.task.name == MASKED_LM:
         names = ", ".join(study.adaptations)
         raise InputError(f"task {MASKED_LM} is what {names} would begin with: leave {names} out")
     description = _describe_study(laboratory, study)
     _claim(directory / STUDY, description)
     chosen: dict[str, dict[str, float]] = {}
-    with _Progress(laboratory, _study_sizes(study), show) as progress:
+    before = _chosen_before(directory / STUDY)
+    with Progress(laboratory, _study_sizes(study, wanted), show) as progress:
         for size in study.sizes:
-            grid = list(_grid_runs(study, size, directory))
+            tried: dict[str, Sequence[float]] = {
+                name: study.rates
+                for name in study.strategies
+                if study.tuned(name) and wanted(size.name, name, None)
+            }
+            grid = list(_grid_runs(study, size, directory, tried))
             ends = [progress.run(run) for run in grid]
-            chosen[size.name] = _chosen(grid, ends, laboratory.metric)
+            for _ in range(study.extensions):
+                tried = _beyond_the_edge(grid, _chosen(grid, ends, laboratory.metric))
+                further = list(_grid_runs(study, size, directory, tried))
+                grid += further
+                ends += [progress.run(run) for run in further]
+            chosen[size.name] = before.get(size.name, {}) | _chosen(grid, ends, laboratory.metric)
             if grid:
-                whole = {**description["grid"], "chosen": chosen}
+                whole = {**description["grid"], "chosen": before | chosen}
                 _write(directory / STUDY, {**description, "grid": whole})
             for run in _final_runs(study, size, chosen[size.name], directory):
-                progress.run(run)
+                if wanted(size.name, run.about["strategy"], run.seed):
+                    progress.run(run)
 
 
-def _study_sizes(study: Study) -> Iterator[Size]:
-    """The size of every run to come."""
-    tuned = sum(study.tuned(name) for name in study.strategies)
-    grid = tuned * len(study.rates) * len(study.grid_seeds)
+def _chosen_before(path: Path) -> dict[str, dict[str, float]]:
+    """{size: {strategy: base rate}} as an earlier call has found them."""
+    grid = read_json(path).get("grid") or {}
+    found: dict[str, dict[str, float]] = grid.get("chosen", {})
+    return found
+
+
+def _study_sizes(study: Study, wanted: Wanted) -> Iterator[Size]:
+    """The size of every run to come, but for rates beyond the grid."""
     for size in study.sizes:
-        yield from [size] * (grid + len(study.strategies) * len(study.seeds))
+        for name in study.strategies:
+            if study.tuned(name) and wanted(size.name, name, None):
+                yield from [size] * (len(study.rates) * len(study.grid_seeds))
+            yield from [size] * sum(wanted(size.name, name, seed) for seed in study.seeds)
 
 
-def _grid_runs(study: Study, size: Size, directory: Path) -> Iterator[Run]:
-    for name, strategy in study.strategies.items():
-        if not study.tuned(name):
-            continue
-        for rate in study.rates:
+def _grid_runs(
+    study: Study, size: Size, directory: Path, tried: Mapping[str, Sequence[float]]
+) -> Iterator[Run]:
+    """Every seed of the grid for these rates of these strategies."""
+    for name, rates in tried.items():
+        for rate in rates:
             for seed in study.grid_seeds:
                 path = directory / "grid" / size.name / name / f"{rate:g}-{seed}.jsonl"
                 about = {"strategy": name, "size": size.name}
+                optimizer = study.strategies[name].config(learning_rate=rate)
                 adapted = study.adapted(name, size, seed, directory)
-                optimizer = strategy.config(learning_rate=rate)
                 yield Run(path, about, optimizer, size, seed, True, adapted)
+
+
+def _beyond_the_edge(
+    grid: Sequence[Run], chosen: Mapping[str, float]
+) -> dict[str, Sequence[float]]:
+    """{strategy: the next rate} of those whose best is the lowest or the highest tried so far.
+
+    The step is the ratio of the two rates at that edge.
+    """
+    tried: dict[str, set[float]] = {}
+    for run in grid:
+        tried.setdefault(run.about["strategy"], set()).add(run.optimizer.learning_rate)
+    further: dict[str, Sequence[float]] = {}
+    for name, rates in tried.items():
+        near = sorted(rates, key=lambda rate: abs(math.log(rate / chosen[name])))
+        if len(rates) > 1 and chosen[name] in (min(rates), max(rates)):
+            further[name] = [float(f"{near[0] ** 2 / near[1]:.3g}")]
+    return further
 
 
 def _chosen(runs: list[Run], ends: list[dict[str, Any]], metric: Metric) -> dict[str, float]:
@@ -239,7 +251,7 @@ def run_sweep(laboratory: Laboratory, sweep: Sweep, directory: Path, *, show: bo
     with held(directory):
         _claim(directory / SWEEP, _describe_sweep(laboratory, sweep))
         runs = list(_sweep_runs(sweep, directory))
-        with _Progress(laboratory, [sweep.size] * len(runs), show) as progress:
+        with Progress(laboratory, [sweep.size] * len(runs), show) as progress:
             for run in runs:
                 progress.run(run)
 
@@ -254,48 +266,9 @@ def _sweep_runs(sweep: Sweep, directory: Path) -> Iterator[Run]:
                 yield Run(path, about, optimizer, sweep.size, seed)
 
 
-class _Progress:
-    """Makes runs, skips those that are there, and shows where the whole is."""
-
-    def __init__(self, laboratory: Laboratory, sizes: Iterable[Size], show: bool) -> None:
-        from tqdm import tqdm
-
-        self._laboratory = laboratory
-        self._steps = lambda size: laboratory.steps(size.examples, size.epochs)
-        total = sum(map(self._steps, sizes))
-        self._bar = tqdm(total=total, unit="step", disable=not show, smoothing=0.05)
-
-    def __enter__(self) -> _Progress:
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        self._bar.close()
-
-    def run(self, run: Run) -> dict[str, Any]:
-        """The last line of the run's journal."""
-        end, steps = finished(run.journal), self._steps(run.size)
-        if end is not None:
-            self._bar.total -= steps  # time left is that of the runs still to be made
-            self._bar.refresh()
-            return end
-        rate = f"{run.optimizer.learning_rate:g}"
-        self._bar.set_description(f"{run.size.name} {run.about['strategy']} {rate} #{run.seed}")
-        end = self._laboratory.run(
-            run.optimizer,
-            run.journal,
-            run.about,
-            examples=run.size.examples,
-            epochs=run.size.epochs,
-            seed=run.seed,
-            only_development=run.only_development,
-            adapted=run.adapted,
-        )
-        self._bar.update(steps)
-        return end
-
-
 def _describe_study(laboratory: Laboratory, study: Study) -> dict[str, Any]:
-    grid = {"rates": list(study.rates), "seeds": list(study.grid_seeds)}
+    grid: dict[str, Any] = {"rates": list(study.rates), "seeds": list(study.grid_seeds)}
+    grid |= {"extensions": study.extensions} if study.extensions else {}
     return {
         "kind": "study",
         "version": VERSION,
@@ -309,6 +282,7 @@ def _describe_study(laboratory: Laboratory, study: Study) -> dict[str, Any]:
         "sizes": {size.name: _describe_size(laboratory, size) for size in study.sizes},
         "seeds": list(study.seeds),
         "grid": grid if study.rates else None,
+        **({"plan": study.place} if study.place else {}),
         **_describe_laboratory(laboratory),
     }
 

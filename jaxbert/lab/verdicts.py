@@ -1,41 +1,52 @@
-"""The five claims about learning rates, each judged by comparisons of numbers and a stated rule.
-
-A claim has parts, and a part is a comparison at each train size: yes, no, or unclear. It is decided
-by the 95% interval of the difference over paired seeds: it must lie on one side of zero.
-"""
+"""Judges the claims by the tests of their parts, corrected for their number, and a stated rule."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
-from jaxbert.lab.journals import TEST, Run, Study
-from jaxbert.lab.statistics import Interval, mean_interval, paired, variance_ratio
+from jaxbert.lab.claims import CLAIMS, NO, SAME, UNCLEAR, Claim, Finding
+from jaxbert.lab.journals import Study
+from jaxbert.lab.statistics import holm
 
 SUPPORTED, CONTRADICTED, UNDECIDED = "supported", "contradicted", "undecided"
+EQUIVALENT = "equivalent within the margin"
+DEPENDS = "depends on the train size"
 NOT_TESTED = "not tested"
-YES, NO, UNCLEAR = "yes", "no", "unclear"
-MARGIN = 0.01  # accuracy: what is smaller does not count as a gain, or as a loss
+ALPHA = 0.05
 
 RULE = (
-    "A part of a claim is decided at a train size when the 95% interval of the difference, over "
-    "the seeds that both strategies have, lies wholly on one side of zero. Over the train sizes a "
-    "part holds (yes) if it is yes at one at least and no at none, fails (no) if it is no at one "
-    "at least and yes at none, and is unclear otherwise. A claim is supported if all its parts "
-    "hold, contradicted if one fails, and undecided at this sample size otherwise. Where the "
-    "scores leave it open, the strategy with more failed runs is taken to be worse. 'No more' and "
-    f"'no less' accurate mean by less than {100 * MARGIN:g} point, at that end of the interval."
+    "Differences are those of runs with the same seed. Where the journals say which test examples "
+    "were right, an interval is that of a bootstrap over seeds and test examples, else Student's "
+    "over seeds. At each train size, a part of a claim is equivalent if two one-sided tests put "
+    "the difference within the margin; else yes or no if the difference is significant, whichever "
+    "way it goes; and unclear otherwise. 'No more' and 'no less' mean: not by the margin, by one "
+    "such test. All parts of all claims at one train size are one family, in which Holm's "
+    f"procedure keeps the chance of any false yes or no at {ALPHA:.0%}, and that of any false "
+    "equivalence too. A claim is supported if all its parts are yes, contradicted if one is no, "
+    "equivalent if all parts are decided and some are equivalent, and undecided otherwise. A run "
+    "that diverged scores as guessing; no run is left out. A part about sets from elsewhere is "
+    "left out where there are none."
 )
 
 
 @dataclass(frozen=True)
 class Answer:
-    """A part of a claim at one train size: yes, no or unclear, and the numbers that say so."""
+    """A part of a claim at one train size: yes, no, equivalent or unclear, and why.
+
+    seeds, projected: of what it is, and how many would decide it; None = cannot be said.
+    """
 
     size: str
     answer: str
     numbers: str
+    seeds: int = 0
+    projected: int | None = None
+
+    @property
+    def lacking(self) -> int | None:
+        """Seeds that an unclear answer still wants, one at least; None = cannot be said."""
+        return None if self.projected is None else max(1, self.projected - self.seeds)
 
 
 @dataclass(frozen=True)
@@ -47,263 +58,113 @@ class Part:
 
     @property
     def answer(self) -> str:
-        """Over all train sizes; see RULE."""
-        found = {a.answer for a in self.answers}
-        if YES in found and NO not in found:
-            return YES
-        return NO if NO in found and YES not in found else UNCLEAR
+        """Over all train sizes: what is decided, unless it depends on the size."""
+        found = {a.answer for a in self.answers} - {UNCLEAR}
+        return UNCLEAR if not found else found.pop() if len(found) == 1 else DEPENDS
 
-    @property
-    def depends_on_size(self) -> bool:
-        """Whether it is yes at one train size and no at another."""
-        return {YES, NO} <= {a.answer for a in self.answers}
+    def at(self, size: str) -> Answer | None:
+        """The answer at a train size."""
+        return next((a for a in self.answers if a.size == size), None)
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """A claim, what became of it, and why."""
+    """A claim, and what became of it, over all train sizes and at each."""
 
     claim: str
     strategy: str
     verdict: str
     parts: tuple[Part, ...]
+    by_size: tuple[tuple[str, str], ...] = ()
+
+    def lacking(self, size: str) -> int | None:
+        """Seeds for each strategy that the undecided claim still wants; None = cannot be said."""
+        answers = [part.at(size) for part in self.parts]
+        wanted = [
+            None if answer is None else answer.lacking
+            for answer in answers
+            if answer is None or answer.answer == UNCLEAR
+        ]
+        known = [number for number in wanted if number is not None]
+        return max(known) if known and len(known) == len(wanted) else None
 
 
 def judge(study: Study) -> list[Verdict]:
     """A verdict on each of the five claims."""
-    return [_judge(study, *row) for row in _CLAIMS]
+    found: dict[tuple[int, int, str], Finding] = {}
+    for size in study.sizes:
+        for i, claim in enumerate(CLAIMS):
+            for j, test in enumerate(claim.parts):
+                finding = test(study, size) if _is_there(study, claim) else None
+                if finding is not None:
+                    found[i, j, size] = finding
+    answers = {
+        key: answer
+        for size in study.sizes
+        for key, answer in _decide({k: f for k, f in found.items() if k[2] == size}).items()
+    }
+    return [_verdict(study, i, claim, answers) for i, claim in enumerate(CLAIMS)]
 
 
-Value = Callable[[Run], float | None]
+def _is_there(study: Study, claim: Claim) -> bool:
+    names = {name for test in claim.parts for name in test.names(study)}
+    return names <= set(study.strategies)
 
 
-def _accuracy(run: Run) -> float | None:
-    """By the study's metric: the more, the better."""
-    return run.metric.merit(run.score(TEST))
+Key = tuple[int, int, str]
 
 
-def _outside(run: Run) -> float | None:
-    return run.metric.merit(run.out_of_domain)
+def _decide(family: dict[Key, Finding]) -> dict[Key, Answer]:
+    """The answers of a family of tests."""
+    key_of = {str(key): key for key in family}
+    differ = holm({name: family[key].p for name, key in key_of.items()})
+    within = holm({n: p for n, k in key_of.items() if (p := family[k].margin_p) is not None})
+    answers = {}
+    for name, key in key_of.items():
+        finding, answer = family[key], UNCLEAR
+        if within.get(name, 1.0) < ALPHA:
+            answer = finding.within
+        elif differ[name] < ALPHA:
+            answer = finding.direction
+        answers[key] = Answer(key[2], answer, finding.numbers, finding.seeds, finding.projected)
+    return answers
 
 
-def difference(study: Study, size: str, first: str, second: str, value: Value) -> Interval | None:
-    """The interval of first - second over paired seeds; None where there is no pair."""
-    cells = [_values(study.cell(size, name), value) for name in (first, second)]
-    pairs = paired(*cells)
-    return mean_interval(pairs) if pairs else None
+def _verdict(study: Study, number: int, claim: Claim, answers: dict[Key, Answer]) -> Verdict:
+    if not _is_there(study, claim):
+        return Verdict(claim.text, claim.strategy, NOT_TESTED, ())
+    parts = tuple(
+        Part(
+            test.text,
+            tuple(a for size in study.sizes if (a := answers.get((number, j, size))) is not None),
+        )
+        for j, test in enumerate(claim.parts)
+        if test.outcome.sets is None or test.outcome.sets(study)
+    )
+    by_size = []
+    for size in study.sizes:
+        there = [part.at(size) for part in parts]
+        if any(there):
+            by_size.append((size, _word([UNCLEAR if a is None else a.answer for a in there])))
+    overall = summary(word for _, word in by_size)
+    if any(part.answer == DEPENDS for part in parts):
+        overall = DEPENDS
+    return Verdict(claim.text, claim.strategy, overall, parts, tuple(by_size))
 
 
-def _values(cell: Any, value: Value) -> dict[int, float]:
-    found = {seed: value(run) for seed, run in cell.items()}
-    return {seed: number for seed, number in found.items() if number is not None}
+def _word(answers: list[str]) -> str:
+    """The verdict at one train size."""
+    if NO in answers:
+        return CONTRADICTED
+    if UNCLEAR in answers:
+        return UNDECIDED
+    return EQUIVALENT if SAME in answers else SUPPORTED
 
 
-def _failures(study: Study, size: str, name: str) -> int:
-    return sum(run.failed for run in study.cell(size, name).values())
-
-
-@dataclass(frozen=True)
-class _Comparison:
-    """ "`first` has more (sign 1) or less (sign -1) of a value than `second`"; CONTROL = control.
-
-    scores: whether the value is a score, so that failed runs count as worse.
-    """
-
-    text: str
-    value: Value
-    sign: int
-    first: str
-    second: str = ""
-    scores: bool = True
-    percent: bool = True
-
-    def names(self, study: Study) -> tuple[str, str]:
-        return self.first, self.second or study.control
-
-    def __call__(self, study: Study, size: str) -> Answer | None:
-        first, second = self.names(study)
-        cells = study.cell(size, first), study.cell(size, second)
-        if not all(cells):
-            return None
-        failed = [_failures(study, size, name) for name in (first, second)]
-        interval = difference(study, size, first, second, self.value)
-        percent = self.percent and study.metric.in_percent
-        numbers = "no pairs" if interval is None else describe(interval, percent)
-        if any(failed):
-            numbers += (
-                f"; failed runs: {failed[0]} of {len(cells[0])}, {failed[1]} of {len(cells[1])}"
-            )
-        return Answer(size, self._answer(interval, failed), numbers)
-
-    def _answer(self, interval: Interval | None, failed: list[int]) -> str:
-        signed = 0
-        if interval is not None:
-            signed = interval.above_zero - interval.below_zero
-        if self.scores and not signed:
-            signed = (failed[1] > failed[0]) - (failed[0] > failed[1])
-        return UNCLEAR if not signed else YES if signed == self.sign else NO
-
-
-@dataclass(frozen=True)
-class _NoGain:
-    """ "`first` is no more accurate than `second`", by less than MARGIN."""
-
-    text: str
-    first: str
-    second: str = ""
-
-    def names(self, study: Study) -> tuple[str, str]:
-        return self.first, self.second or study.control
-
-    def __call__(self, study: Study, size: str) -> Answer | None:
-        interval = difference(study, size, *self.names(study), _accuracy)
-        if interval is None:
-            return None
-        answer = UNCLEAR
-        if interval.high is not None and interval.high < MARGIN:
-            answer = YES
-        elif interval.above_zero:
-            answer = NO
-        return Answer(size, answer, describe(interval, study.metric.in_percent))
-
-
-@dataclass(frozen=True)
-class _NotWorse:
-    """ "`first` is no less accurate than any other strategy of the study", but for MARGIN."""
-
-    text: str
-    first: str
-
-    def names(self, study: Study) -> tuple[str, ...]:
-        return (self.first,)
-
-    def __call__(self, study: Study, size: str) -> Answer | None:
-        others = [name for name in study.strategies if name != self.first]
-        found = {
-            name: interval
-            for name in others
-            if (interval := difference(study, size, self.first, name, _accuracy)) is not None
-        }
-        if not found:
-            return None
-        name, worst = min(found.items(), key=lambda item: item[1].mean)
-        lows = [interval.low for interval in found.values()]
-        answer = UNCLEAR
-        if any(interval.below_zero for interval in found.values()):
-            answer = NO
-        elif all(low is not None and low > -MARGIN for low in lows):
-            answer = YES
-        shown = describe(worst, study.metric.in_percent)
-        return Answer(size, answer, f"least against {name}: {shown}")
-
-
-@dataclass(frozen=True)
-class _MoreVariable:
-    """ "`first` varies more over seeds than `second`", by the F interval of the variances."""
-
-    text: str
-    first: str
-    second: str = ""
-
-    def names(self, study: Study) -> tuple[str, str]:
-        return self.first, self.second or study.control
-
-    def __call__(self, study: Study, size: str) -> Answer | None:
-        cells = [_values(study.cell(size, n), _accuracy) for n in self.names(study)]
-        try:
-            ratio, low, high = variance_ratio(*(list(cell.values()) for cell in cells))
-        except ValueError:
-            return None
-        answer = YES if low > 1 else NO if high < 1 else UNCLEAR
-        return Answer(size, answer, f"variance ratio {ratio:.2g} ({low:.2g} to {high:.2g})")
-
-
-def describe(interval: Interval, percent: bool = True) -> str:
-    """In points of a percent, or as a plain number."""
-    scale, unit = (100, " points") if percent else (1, "")
-    digits = ".1f" if percent else ".2g"
-    text = f"{scale * interval.mean:+{digits}}{unit}"
-    if interval.low is None or interval.high is None:
-        return f"{text} (one seed: no interval)"
-    low, high = (f"{scale * end:+{digits}}" for end in (interval.low, interval.high))
-    return f"{text} ({low} to {high}, {interval.count} seeds)"
-
-
-def _judge(study: Study, claim: str, strategy: str, tests: tuple[Any, ...]) -> Verdict:
-    names = {name for test in tests for name in test.names(study)}
-    missing = names - set(study.strategies)
-    if missing:
-        return Verdict(claim, strategy, NOT_TESTED, ())
-    parts = []
-    for test in tests:
-        answers = (test(study, size) for size in study.sizes)
-        parts.append(Part(test.text, tuple(a for a in answers if a is not None)))
-    found = [part.answer for part in parts]
-    verdict = CONTRADICTED if NO in found else SUPPORTED if set(found) == {YES} else UNDECIDED
-    return Verdict(claim, strategy, verdict, tuple(parts))
-
-
-_CLAIMS: tuple[tuple[str, str, tuple[Any, ...]], ...] = (
-    (
-        "A very high learning rate throughout diverges, or forgets what pre-training learned.",
-        "high",
-        (
-            _Comparison("less accurate in domain than the control", _accuracy, -1, "high"),
-            _Comparison(
-                "keeps fewer of the nearest neighbours of sentence embeddings than the control",
-                lambda run: run.end["neighbour_overlap"], -1, "high",
-            ),
-        ),
-    ),
-    (
-        "The pre-training rate, unchanged, makes larger updates than fine-tuning on a small set "
-        "wants.",
-        "pretraining",
-        (
-            _Comparison(
-                "moves the layers further than the control",
-                lambda run: run.mean_drift, 1, "pretraining", scores=False, percent=False,
-            ),
-            _Comparison("less accurate in domain than the control", _accuracy, -1, "pretraining"),
-        ),
-    ),
-    (
-        "Annealing from a relatively high rate is good, but blind to the layers.",
-        "annealing",
-        (
-            _Comparison(
-                "more accurate in domain than the constant pre-training rate",
-                _accuracy, 1, "annealing", "pretraining",
-            ),
-            _Comparison(
-                "less accurate in domain than `discriminative`",
-                _accuracy, -1, "annealing", "discriminative",
-            ),
-        ),
-    ),
-    (
-        "A cyclical rate brings extra variability with little use here.",
-        "cyclical",
-        (
-            _NoGain("no more accurate in domain than the control", "cyclical"),
-            _MoreVariable("accuracy varies more over seeds than the control's", "cyclical"),
-        ),
-    ),
-    (
-        "A rate lower than in pre-training, lowest for the early layers, is the best: early layers "
-        "keep their general representations.",
-        "discriminative",
-        (
-            _NotWorse("no less accurate in domain than any other strategy", "discriminative"),
-            _Comparison("more accurate in domain than the control", _accuracy, 1, "discriminative"),
-            _Comparison(
-                "more accurate out of domain than the control", _outside, 1, "discriminative"
-            ),
-            _Comparison(
-                "early layers stay more similar (CKA) to the pre-trained ones than the control's",
-                lambda run: run.mean_similarity(part="early"), 1, "discriminative", scores=False,
-                percent=False,
-            ),
-        ),
-    ),
-)  # fmt: skip
+def summary(words: Iterable[str], several: str = DEPENDS) -> str:
+    """One word for verdicts at several sizes, or tasks: what is decided, if it is one thing."""
+    every = list(words)
+    if not every:
+        return NOT_TESTED
+    decided = set(every) - {UNDECIDED, NOT_TESTED}
+    return UNDECIDED if not decided else decided.pop() if len(decided) == 1 else several

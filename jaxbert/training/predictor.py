@@ -114,14 +114,21 @@ class Predictor:
 
         Checks the labels, and begins to compile, at once.
         """
+        examine = self.examiner(examples)
+        return lambda params: examine(params)[1]
+
+    def examiner(
+        self, examples: Examples
+    ) -> Callable[[Params], tuple[Predicted, dict[str, float]]]:
+        """As `scorer`: what the model makes of the examples, and its scores."""
         run = self._runner(examples)
 
-        def score(params: Params) -> dict[str, float]:
+        def examine(params: Params) -> tuple[Predicted, dict[str, float]]:
             predicted = run(params)
             assert predicted.loss is not None, "there are labels"
-            return {"loss": predicted.loss, **self.task.score(self.config, predicted)}
+            return predicted, {"loss": predicted.loss, **self.task.score(self.config, predicted)}
 
-        return score
+        return examine
 
     def _runner(self, examples: Examples) -> Callable[[Params], Predicted]:
         """parameters -> what they make of labelled examples."""

@@ -2,12 +2,22 @@
 
 import json
 
+from jaxbert.lab.by_example import pack
+
 GROUPS = ["embeddings", "layer_0", "layer_1", "pooler", "head"]
 SETTINGS = {"learning_rate": 1e-4, "schedule": "linear"}
 
 
-def journal(path, *, test, outside=0.6, overlap=0.5, drift=0.1, cka=0.9, rate=1e-4, diverged=False):
-    """One journal; all else follows from these numbers."""
+def journal(
+    path, *, test=0.5, outside=0.6, overlap=0.5, drift=0.1, cka=0.9, rate=1e-4, diverged=False,
+    hits=None,
+):  # fmt: skip
+    """One journal; all else follows from these numbers.
+
+    hits: {set: which examples were right}, from which its accuracy follows.
+    """
+    if hits:
+        test, outside = hits["test"].mean(), hits.get("mail", hits["test"]).mean()
     path.parent.mkdir(parents=True, exist_ok=True)
     scores = lambda accuracy: {  # noqa: E731
         "loss": 0.5, "accuracy": accuracy, "macro_f1": accuracy - 0.01,
@@ -33,6 +43,8 @@ def journal(path, *, test, outside=0.6, overlap=0.5, drift=0.1, cka=0.9, rate=1e
             "similarity": {"cka": layers, "rsa": layers},
             "neighbour_overlap": overlap,
         }
+        if hits:
+            end["by_example"] = {n: {"correct": pack(h), "ece": 0.04} for n, h in hits.items()}
     path.write_text("\n".join(map(json.dumps, [*lines, end])) + "\n")
 
 
@@ -43,7 +55,7 @@ def about(**more):
         "labels": ["bad", "good"],
         "in_domain": "films",
         "out_of_domain": ["mail"],
-        "data": {"train": described, "test": described},
+        "data": {"train": described, "test": described, "mail": described},
         "model": {"config": {}},
         "training": {"batch_size": 32, "dtype": "float32"},
         "environment": {"versions": {"jax": "0"}, "device": {"kind": "cpu", "count": 1}},
@@ -52,9 +64,14 @@ def about(**more):
 
 
 def study(
-    directory, strategies, *, sizes=("200",), seeds=3, control="uniform", grid=None, cells=()
-):
-    """A study of these strategies; `cells` are {(size, strategy): [journal's numbers by seed]}."""
+    directory, strategies, *, sizes=("200",), seeds=3, control="uniform", grid=None, cells=(),
+    tried=(), **more,
+):  # fmt: skip
+    """A study of these strategies.
+
+    cells: {(size, strategy): [a journal's numbers by seed]}. tried: {(size, strategy): {rate:
+    [development scores by seed, None = diverged]}}. more: of study.json.
+    """
     rows = {
         name: {"about": "", "source": "", "settings": SETTINGS, "tuned": name != "high"}
         for name in strategies
@@ -62,12 +79,18 @@ def study(
     description = about(
         kind="study", strategies=rows, control=control, seeds=list(range(seeds)), grid=grid,
         sizes={s: {"examples": 300 if s == "full" else int(s), "epochs": 1} for s in sizes},
-    )  # fmt: skip
+    ) | more  # fmt: skip
+    directory.mkdir(parents=True, exist_ok=True)
     (directory / "study.json").write_text(json.dumps(description))
     for (size, name), numbers in dict(cells).items():
         for seed, values in enumerate(numbers):
             if values is not None:
                 journal(directory / "runs" / size / name / f"{seed}.jsonl", **values)
+    for (size, name), rates in dict(tried).items():
+        for rate, scores in rates.items():
+            for seed, score in enumerate(scores, start=100):
+                path = directory / "grid" / size / name / f"{rate:g}-{seed}.jsonl"
+                journal(path, test=score or 0.0, rate=rate, diverged=score is None)
     return directory
 
 

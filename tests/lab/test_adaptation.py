@@ -14,9 +14,10 @@ from jaxbert.data import Examples
 from jaxbert.errors import InputError
 from jaxbert.lab.adaptation import NAME, Adaptation, strategy, texts_of
 from jaxbert.lab.data import Data
+from jaxbert.lab.making import Size
 from jaxbert.lab.report import write_report
 from jaxbert.lab.run import Adapted, Laboratory
-from jaxbert.lab.study import Size, Study, run_study
+from jaxbert.lab.study import Study, run_study
 from jaxbert.models import BertConfig, BertModel, split_model
 from jaxbert.optim import DEFAULT_STRATEGY, Strategy, get_strategy
 from jaxbert.tasks import TASKS

@@ -66,6 +66,49 @@ def test_run_and_report(place, capsys):
     assert "<h2>The five claims</h2>" in page.read_text()
 
 
+PLAN = """
+control = "uniform"
+strategies = ["uniform", "high"]
+sizes = { 8 = 1 }
+seeds = { first = 2, most = 2 }
+training = { batch_size = 4, max_length = 16 }
+[models.tiny]
+model = "{place}/model"
+[tasks.films]
+train = "{place}/films.csv"
+eval = "{place}/films.csv"
+test = "{place}/films.csv"
+out_of_domain = ["mail={place}/films.csv"]
+"""
+
+
+def test_a_plan(place, capsys):
+    (place / "mine.toml").write_text(PLAN)
+    out = place / "planned"
+    run = ["lab", "run", "--plan", str(place / "mine.toml"), "--output", str(out)]
+    assert main([*run, "--directory", f"place={place}", "--only", "films/tiny/8/high/1"]) == 0
+    printed = capsys.readouterr().out
+    assert "claim" in printed
+    assert [path.stem for path in out.rglob("runs/8/*/*.jsonl")] == ["1"]
+    (line,) = (out / "films--tiny" / "journals.jsonl").read_text().splitlines()
+    row = json.loads(line)
+    assert row["place"] == "runs/8/high/1"
+    assert set(row["events"][-1]["by_example"]) == {"test", "mail"}
+
+    refused = {
+        (): "--directory place=DIR",
+        ("--directory", "x"): "--directory x: want NAME=DIR",
+        ("--only", "a/b/c/d/e/f"): "want TASK/MODEL/SIZE/STRATEGY/SEED",
+        ("--only", "books"): "task 'books' is not among films",
+        ("--model", "m", "--seeds", "9"): "leave out --seeds --model",
+    }
+    for words, message in refused.items():
+        assert main([*run, *words]) == 2
+        assert message in capsys.readouterr().err
+    assert main(["lab", "run", "--output", "x", "--only", "films"]) == 2
+    assert "--only: of a plan, which --plan FILE gives" in capsys.readouterr().err
+
+
 def test_another_task_and_masked_lm_before_it(place, capsys):
     scores = place / "scores.csv"
     rows = [f"{t},{i + 0.5}" for t, i in zip(tiny.TEXTS, tiny.LABELS, strict=True)]

@@ -13,9 +13,10 @@ from jaxbert import Examples
 from jaxbert.errors import InputError
 from jaxbert.lab.data import Data, demo_data, load_data, sample
 from jaxbert.lab.journals import read
+from jaxbert.lab.making import Size
 from jaxbert.lab.metric import Metric
 from jaxbert.lab.run import Laboratory
-from jaxbert.lab.study import Size, Study, _chosen, run_study
+from jaxbert.lab.study import Study, _chosen, run_study
 from jaxbert.models import BertConfig, BertModel
 from jaxbert.optim import Strategy
 from jaxbert.tasks import TASKS, TaskOptions

@@ -3,23 +3,18 @@
 import re
 
 import lab_journals
+import numpy as np
 import pytest
 from scipy import stats
 
 from jaxbert.errors import InputError
-from jaxbert.lab import report
-from jaxbert.lab.journals import read, read_journal
-from jaxbert.lab.report import (
-    budget,
-    command,
-    differences,
-    format_table,
-    markdown,
-    recommendation,
-    results,
-    sweep_table,
-    write_report,
-)
+from jaxbert.lab import tables
+from jaxbert.lab.advice import advice
+from jaxbert.lab.journals import read
+from jaxbert.lab.page import command
+from jaxbert.lab.records import read_journal
+from jaxbert.lab.report import format_table, write_report
+from jaxbert.lab.tables import budget, differences, markdown, results, sweep_table
 
 GOOD, BAD = (0.81, 0.84, 0.79), (0.70, 0.75, 0.71)
 HOSTILE = "<script>alert(1)</script>|$x^{|" + "long " * 20
@@ -57,7 +52,7 @@ def test_differences_are_paired(study):
         f"{100 * sum(gaps) / 3:+.1f} points ({100 * low:+.1f} to {100 * high:+.1f}, 3 seeds)"
     )
     assert outside == "+0.0 points (+0.0 to +0.0, 3 seeds)"
-    assert (p, corrected) == ("0.25", "0.25")
+    assert p == corrected == f"{stats.ttest_rel(BAD, GOOD).pvalue:.3g}"
 
 
 def test_the_page_is_whole_and_loads_nothing(study, tmp_path):
@@ -67,20 +62,29 @@ def test_the_page_is_whole_and_loads_nothing(study, tmp_path):
     assert "http" not in text
     images = {path.stem for path in page.parent.glob("*.png")}
     assert images == {
-        "accuracy", "rates", "drift", "similarity", "domains", "curves", "gradients"
+        "accuracy", "rates", "peaks", "drift", "similarity", "domains", "curves", "gradients"
     }  # fmt: skip
     assert text.count("data:image/png;base64,") == len(images)
     assert len(re.findall(r'<img [^>]*alt="[^"]+"', text)) == len(images)
-    assert text.index("The five claims") < text.index("Results") < text.index("Reproduction")
+    order = ["class=lead", "The five claims", "Against uniform", "Results", "Reproduction"]
+    places = [text.index(part) for part in order]
+    assert places == sorted(places)
     assert (page.parent / "report.md").read_text().strip() == markdown(read(study))
+    # Readable on a phone and in the dark.
+    assert "width=device-width" in text
+    assert "@media(prefers-color-scheme:dark)" in text
+    assert "@media(max-width:640px)" in text
 
 
 def test_names_are_text_and_no_markup(tmp_path):
-    lab_journals.study(tmp_path, ["uniform", HOSTILE], cells=cells(("uniform", "other")))
-    (tmp_path / "runs/200/other").rename(tmp_path / "runs/200/x")
+    tried = {("200", HOSTILE): {1e-4: [0.7]}}
+    lab_journals.study(tmp_path, ["uniform", HOSTILE], cells=cells(("uniform", HOSTILE)),
+                       tried=tried, in_domain=HOSTILE)  # fmt: skip
+    assert read(tmp_path).missing == 0
     text = write_report(tmp_path, tmp_path / "out").read_text()
     assert "<script" not in text
-    assert "&lt;script&gt;" in text
+    # In the paragraph at the top, effects, tables, curves and reproduction.
+    assert text.count("&lt;script&gt;") > 10
     rows = [line for line in markdown(read(tmp_path)).splitlines() if "uniform" in line]
     assert all(line.count("|") == rows[0].count("|") for line in rows)
 
@@ -105,24 +109,44 @@ def test_a_single_run_makes_a_page(tmp_path):
     text = write_report(tmp_path, tmp_path / "out").read_text()
     assert "nan" not in re.sub(r"base64,[^\"]+", "", text)
     assert "not tested" in text
-    assert recommendation(read(tmp_path)) == ["full: mine (80.0%)"]
 
 
-def test_recommendation_names_what_is_not_told_apart(study):
-    (line,) = recommendation(read(study))
-    assert line == "200: uniform (81.3%)"
-    near = [{"test": v} for v in (0.82, 0.80, 0.80)]
-    for seed, values in enumerate(near):
-        lab_journals.journal(study / f"runs/200/other/{seed}.jsonl", **values)
-    (line,) = recommendation(read(study))
-    assert line == "200: uniform (81.3%); not told apart from it: other"
+def test_advice_names_the_best_its_equals_and_what_being_wrong_costs(tmp_path):
+    spread = np.array([-0.002, 0, 0.002, 0.001, -0.001])
+    means = {"uniform": 0.8, "same": 0.8001, "near": 0.795, "worse": 0.7}
+    noise = {"uniform": 1, "same": 1.1, "near": 9, "worse": 2}
+    given = {
+        ("200", name): [{"test": v} for v in mean + noise[name] * spread]
+        for name, mean in means.items()
+    }
+    rates = {("200", "same"): {1e-4: [0.8], 2e-4: [0.8], 4e-4: [0.7]}}
+    lab_journals.study(tmp_path, list(means), seeds=5, cells=given, tried=rates)
+    lead, (inside, outside) = advice([read(tmp_path)])
+    assert inside == (
+        "With 200 examples, in domain: same (80.0%); the same within 0.5 points: uniform; not told "
+        "apart from it: near; worse: worse (by 10.0 points)."
+    )
+    assert outside.startswith("With 200 examples, out of domain: uniform (60.0%); the same within")
+    assert lead == (
+        "Nowhere told apart from the best: uniform, same, near. Being wrong costs: worse up to "
+        "10.0 points. Octaves of the base rate within a point of the best, on average: "
+        "same 1.1."
+    )
+
+
+def test_where_the_control_guesses_nothing_is_advised(tmp_path):
+    given = {("200", "uniform"): [{"test": 0.5}] * 3, ("200", "other"): [{"test": 0.51}] * 3}
+    lab_journals.study(tmp_path, ["uniform", "other"], cells=given)
+    assert advice([read(tmp_path)]) is None
 
 
 def test_the_budget_and_the_command(tmp_path):
     grid = {"rates": [1e-4, 3e-4], "seeds": [100], "chosen": {"200": {"uniform": 3e-4}}}
-    lab_journals.study(tmp_path, ["uniform", "high"], grid=grid, cells=cells(("uniform", "high")))
+    tried = {("200", "uniform"): {1e-4: [0.7], 3e-4: [0.8]}}
+    lab_journals.study(tmp_path, ["uniform", "high"], grid=grid, tried=tried,
+                       cells=cells(("uniform", "high")))  # fmt: skip
     found = read(tmp_path)
-    assert budget(found)[1] == [["uniform", "0.0003"], ["high", "0.0001, its claim"]]
+    assert budget(found)[1] == [["uniform", "0.0003 (the edge)"], ["high", "0.0001, its claim"]]
     assert command(found) == (
         "jaxbert lab run --strategies uniform,high --control uniform --train-sizes 200 --epochs 1 "
         "--grid 0.0001,0.0003 --seeds 3 --dtype float32 --output DIRECTORY"
@@ -130,6 +154,76 @@ def test_the_budget_and_the_command(tmp_path):
     from jaxbert.cli import make_parser
 
     make_parser().parse_args(command(found).split()[1:])
+
+
+def test_how_wide_the_good_rates_are(tmp_path):
+    tried = {
+        ("200", "uniform"): {1e-4: [0.70, 0.72], 2e-4: [0.80, 0.80], 4e-4: [0.78, 0.80],
+                             8e-4: [0.75, None]},
+        ("200", "other"): {1e-4: [0.8], 2e-4: [0.805]},
+    }  # fmt: skip
+    grid = {"rates": [1e-4], "seeds": [100, 101], "chosen": {}}
+    lab_journals.study(tmp_path, ["uniform", "other"], grid=grid, tried=tried, cells=cells())
+    _, rows = tables.widths(read(tmp_path))
+    # Down from .80 at 2e-4: .79 is 1/9 of an octave below it. Up: 4e-4 has .79, and so ends it.
+    assert rows == [["uniform", "1.1 octaves"], ["other", "at least 1.0 octaves"]]
+    text = write_report(tmp_path, tmp_path / "out").read_text()
+    assert text.count("<polyline") == 2
+    assert "How wide the good rates are" in text
+
+
+def test_calibration_and_precision_are_told(tmp_path):
+    hits = np.random.default_rng(0).random((2, 3, 300)) < 0.8
+    given = {
+        ("200", name): [{"hits": {"test": row, "mail": row}} for row in rows]
+        for name, rows in zip(("uniform", "high"), hits, strict=True)
+    }
+    lab_journals.study(tmp_path, ["uniform", "high"], cells=given)
+    found = read(tmp_path)
+    assert tables.calibration(found)[1] == [["uniform", "4.0 ± 0.0"], ["high", "4.0 ± 0.0"]]
+    ((size, about, seeds, *needed),) = tables.precision(found)[1]
+    assert (size, about, seeds) == ("200", "high - uniform, in domain", "3")
+    assert re.fullmatch(r"\d+\.\d of 0.5", needed[0])
+    text = write_report(tmp_path, tmp_path / "out").read_text()
+    assert "Calibration" in text
+    assert "How much is known" in text
+
+
+def test_a_collection(tmp_path):
+    (tmp_path / "plan.toml").write_text(
+        'control = "uniform"\nstrategies = ["uniform", "high"]\nsizes = { 200 = 1 }\n'
+        "seeds = { first = 3, most = 5 }\nmargins = { in_domain = 0.2 }\n"
+        '[models.a]\nmodel = "demo"\n[tasks]\nfilms = {}\nmail = {}\nlater = {}\n'
+    )
+    for task in ("films", "mail"):
+        lab_journals.study(tmp_path / f"{task}--a", ["uniform", "high"], seeds=5, plan=f"{task}/a",
+                           cells=cells(("uniform", "high")))  # fmt: skip
+    found = read(tmp_path)
+    assert (found.missing, found.absent) == (0, (("later", "a"),))
+    header, rows = tables.overview(found)
+    assert header == ["claim", "over all", "films", "mail"]
+    told = "200: undecided (no number of seeds known to decide)"
+    assert rows[0][1:] == ["undecided", told, told]
+    page = write_report(tmp_path, tmp_path / "out")
+    text = page.read_text()
+    assert "Not run yet: later, a" in text
+    assert text.index("class=lead") < text.index("over all") < text.index("<details><summary>Verd")
+    assert text.count("data:image/png;base64,") == 2 * 3
+    assert "jaxbert lab run --plan PLAN.toml --only films/a --output DIRECTORY" in text
+    assert "within the margin" in text
+    assert "claim" in format_table(tmp_path)
+    # The margin is the plan's: a tenth is within a fifth.
+    assert tables.standing(found.studies["films", "a"], "200", "high", tables.IN_DOMAIN) == (
+        "equivalent"
+    )
+
+
+def test_a_plan_without_studies(tmp_path):
+    (tmp_path / "plan.toml").write_text(
+        'control = "a"\nstrategies = ["a"]\nsizes = { full = 1 }\n[models.a]\n[tasks.t]\n'
+    )
+    with pytest.raises(FileNotFoundError, match="none of its studies"):
+        read(tmp_path)
 
 
 def test_a_sweep(tmp_path):
@@ -171,7 +265,7 @@ def test_damaged_journals_are_all_named(study):
 
 
 def test_no_name_is_a_tag_in_markdown():
-    text = report._markdown(["a|b"], [["<script>alert(1)</script>"]])
+    text = tables.as_markdown(["a|b"], [["<script>alert(1)</script>"]])
     assert "<script>" not in text
     assert "&lt;script&gt;" in text
     assert "a&#124;b" in text

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from jaxbert.lab.statistics import holm, mean_interval, paired, sign_flip_p, variance_ratio
+from jaxbert.lab.statistics import holm, mean_interval, variance_ratio
 
 
 def test_the_interval_is_students():
@@ -21,34 +21,8 @@ def test_the_interval_is_students():
 def test_one_value_has_no_interval():
     found = mean_interval([0.5])
     assert (found.low, found.high) == (None, None)
-    assert (found.above_zero, found.below_zero) == (False, False)
     with pytest.raises(ValueError, match="no values"):
         mean_interval([])
-
-
-def test_sides_of_zero():
-    assert mean_interval([1, 1.1, 0.9]).above_zero
-    assert mean_interval([-1, -1.1, -0.9]).below_zero
-    both = mean_interval([1, -1])
-    assert (both.above_zero, both.below_zero) == (False, False)
-
-
-def test_sign_flips_by_hand():
-    assert sign_flip_p([1, 2, 3, 4, 5]) == 2 / 32  # only all signs alike reach it
-    # |sum| = 2 of (3, -1): the patterns give 2, 4, -4, -2: all reach it.
-    assert sign_flip_p([3, -1]) == 1
-    # (3, 2, -1), |sum| = 4: of +-3 +-2 +-1 these reach it: 6, 4, -4, -6.
-    assert sign_flip_p([3, 2, -1]) == 4 / 8
-    assert sign_flip_p([0, 0]) == 1
-
-
-def test_drawn_signs_agree_with_the_exact_test():
-    values = np.random.default_rng(1).normal(0.4, 1, 13)
-    exact = stats.permutation_test(
-        (values,), np.mean, permutation_type="samples", n_resamples=np.inf
-    )
-    assert sign_flip_p(values) == pytest.approx(exact.pvalue, abs=0.015)
-    assert sign_flip_p(values) == sign_flip_p(values)
 
 
 def test_holm_by_hand():
@@ -60,16 +34,25 @@ def test_holm_by_hand():
     assert holm({}) == {}
 
 
-def test_pairs_are_of_the_same_seed():
-    assert paired({0: 5, 1: 7, 2: 9}, {2: 1, 0: 2, 5: 100}) == [3, 8]
+@pytest.mark.parametrize("seed", range(20))
+def test_holm_rejects_what_stepping_down_rejects(seed):
+    """Holm 1979 as he writes it: the smallest p against a / m, the next against a / (m - 1), ..."""
+    p = dict(enumerate(np.random.default_rng(seed).beta(0.3, 4, size=7)))
+    rejected, order = set(), sorted(p, key=p.get)
+    for step, name in enumerate(order):
+        if p[name] > 0.05 / (len(p) - step):
+            break
+        rejected.add(name)
+    corrected = holm({str(name): value for name, value in p.items()})
+    assert {int(name) for name, value in corrected.items() if value <= 0.05} == rejected
 
 
 def test_variance_ratio_against_scipy():
     first, second = [1.0, 5.0, 9.0, 2.0], [3.0, 3.5, 4.0, 2.5, 3.2]
-    ratio, low, high = variance_ratio(first, second)
+    ratio, low, high, p = variance_ratio(first, second)
     assert ratio == pytest.approx(np.var(first, ddof=1) / np.var(second, ddof=1))
+    assert p == pytest.approx(2 * min(stats.f.sf(ratio, 3, 4), stats.f.cdf(ratio, 3, 4)))
     # The interval excludes 1 exactly where the F test at 5% rejects.
-    p = 2 * min(stats.f.sf(ratio, 3, 4), stats.f.cdf(ratio, 3, 4))
     assert (low > 1 or high < 1) == (p < 0.05)
     with pytest.raises(ValueError, match="two values"):
         variance_ratio([1.0], second)

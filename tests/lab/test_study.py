@@ -11,11 +11,13 @@ import tiny
 
 from jaxbert.errors import InputError
 from jaxbert.lab import run as lab_run
+from jaxbert.lab.by_example import unpack
 from jaxbert.lab.data import Data, load_data, sample
 from jaxbert.lab.journal import finished
+from jaxbert.lab.making import Size, parse_sizes
 from jaxbert.lab.metric import FIRST
 from jaxbert.lab.run import Laboratory
-from jaxbert.lab.study import Size, Study, Sweep, parse_sizes, run_study, run_sweep
+from jaxbert.lab.study import Study, Sweep, run_study, run_sweep
 from jaxbert.models import BertConfig, BertModel
 from jaxbert.optim import Strategy, load_strategies
 from jaxbert.training import TrainConfig
@@ -130,6 +132,12 @@ def test_a_journal_tells_the_run(whole):
     assert end["scores"]["development"] == end["scores"]["test"]
     assert set(end["drift"]) == {"embeddings", "layer_0", "layer_1", "pooler"}
     assert 0 <= end["neighbour_overlap"] <= 1
+    # What is kept of every example says what the scores say.
+    assert set(end["by_example"]) == {"test", "other"}
+    hits = {name: unpack(kept["correct"], 13) for name, kept in end["by_example"].items()}
+    for name, found in hits.items():
+        assert found.mean() == pytest.approx(end["scores"][name]["accuracy"], abs=1e-6)
+    assert (hits["test"] != hits["other"]).all()
 
 
 def test_a_run_that_diverges_is_a_result(whole):
@@ -304,6 +312,33 @@ def test_data_are_of_one_task(tmp_path):
     assert data.neutral.texts == ("some words",)
     assert list(data.describe()) == ["train", "development", "test", "b", "neutral"]
     assert load_data(*files, {}, None, **columns).neutral.texts == ("fine", "dull")
+
+
+def test_the_grid_goes_beyond_its_edge(laboratory, tmp_path):
+    """The best of two rates is on the edge, whichever it is."""
+    study = make_study(strategies={"gentle": GENTLE}, sizes=(Size(8, 1),), seeds=(0,), extensions=1)
+    run_study(laboratory, study, tmp_path, show=False)
+    about = json.loads((tmp_path / "study.json").read_text())
+    assert about["grid"]["extensions"] == 1
+    tried = {float(path.stem.rpartition("-")[0]) for path in (tmp_path / "grid").rglob("*.jsonl")}
+    assert tried in ({1e-3, 1e-2, 1e-1}, {1e-3, 1e-2, 1e-4})
+    assert about["grid"]["chosen"]["8"]["gentle"] in tried
+
+
+def test_only_the_runs_that_are_wanted(laboratory, tmp_path):
+    def wanted(size, strategy, seed):
+        return (size, strategy) == ("8", "steep") and seed in (None, 1)
+
+    run_study(laboratory, make_study(), tmp_path, show=False, wanted=wanted)
+    names = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.jsonl")}
+    grid = {f"grid/8/steep/{rate}-100.jsonl" for rate in ("0.001", "0.01")}
+    assert names == {"runs/8/steep/1.jsonl"} | grid
+    # Another time the rest; the rate that was chosen stays.
+    chosen = json.loads((tmp_path / "study.json").read_text())["grid"]["chosen"]
+    run_study(laboratory, make_study(), tmp_path, show=False)
+    after = json.loads((tmp_path / "study.json").read_text())["grid"]["chosen"]
+    assert after["8"]["steep"] == chosen["8"]["steep"]
+    assert len(list(tmp_path.rglob("*.jsonl"))) == 8 + 12
 
 
 def test_half_a_journal_is_no_result(tmp_path):

@@ -203,6 +203,14 @@ def _runs(root):
     far = dict(pid=7, host="far-away", boot="", started="", since="2020-01-01 00:00:00")
     (root / "run-far" / "run.lock").write_text(json.dumps(far))
     (root / "held.json").write_text("{}")
+    plan = (
+        'control = "uniform"\nstrategies = ["uniform"]\nsizes = { full = 1 }\n'
+        '[models.m]\nmodel = "model"\n[tasks.t]\ntrain = "{here}/train.csv"\n'
+        'eval = "dev.csv"\ntest = "test.csv"\n'
+    )
+    (root / "study.toml").write_text(plan)
+    (root / "study-strange.toml").write_text(plan.replace('["uniform"]', '["uniform", "best"]'))
+    (root / "study-colour.toml").write_text(plan + 'colour = "red"\n')
     (root / "study").mkdir()
     (root / "study" / "study.json").write_text('{"kind": "study"')
     (root / "study-odd").mkdir()
