@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import collections
+import tomllib
 from typing import Any
 
 from benchmarks import rows as many_rows
 from benchmarks.markdown import machine, table
-from benchmarks.results import read_results
+from benchmarks.results import RESULTS, read_results
 
 _NONE = "Not run yet: `{}` does."
 
@@ -93,20 +94,35 @@ def mutants() -> str:
     command = "python -m tests.mutate FILE --sample 40 --save"
     if not files:
         return _NONE.format(command)
-    sums = ("mutants", "tried", "killed", "explained")
-    cells = [
-        [f"`{name}`", *(str(row[key]) for key in sums), f"{row['killed'] / row['tried']:.0%}"]
+    known = _explained()
+    left = {
+        name: [one for one in row["survivors"] if (name, one["text"], one["change"]) not in known]
         for name, row in sorted(files.items())
-    ]
-    totals = [sum(row[key] for row in files.values()) for key in sums]
-    cells.append(["all", *map(str, totals), f"{totals[2] / totals[1]:.0%}"])
+    }
+    rows = [
+        (f"`{name}`", files[name]["mutants"], files[name]["tried"], files[name]["killed"],
+         len(files[name]["survivors"]) - len(found))
+        for name, found in left.items()
+    ]  # fmt: skip
+    rows.append(("all", *(sum(row[place] for row in rows) for place in range(1, 5))))
+    cells = [[name, *map(str, counts), f"{counts[2] / counts[1]:.0%}"] for name, *counts in rows]
     header = ["file", "mutants", "tried", "noticed", "change nothing that matters", "noticed"]
     lines = [
         f"- `{name}:{one['line']}`: {one['change']}, in `{one['text']}`"
-        for name, row in sorted(files.items()) for one in row["survivors"] if not one["why"]
+        for name, found in left.items() for one in found
     ]  # fmt: skip
-    left = "\n".join(["\n\nNot noticed, and not explained:\n", *lines]) if lines else ""
-    return f"{table(header, cells)}\n\n`{command}`.{left}"
+    rest = "\n".join(["\n\nNot noticed, and not explained:\n", *lines]) if lines else ""
+    return f"{table(header, cells)}\n\n`{command}`.{rest}"
+
+
+def _explained() -> set[tuple[str, str, str]]:
+    """{(file, text of the line, change)} of mutants that change nothing that could matter."""
+    path = RESULTS.parent.parent / "tests" / "mutants.toml"
+    found = tomllib.loads(path.read_text(encoding="utf-8"))
+    return {
+        (file, row["line"], change)
+        for file, rows in found.items() for row in rows for change in row["changes"]
+    }  # fmt: skip
 
 
 TABLES = {"fuzz": fuzz, "kills": kills, "rows": rows, "soak": soak, "mutants": mutants}

@@ -113,6 +113,10 @@ def test_none_and_zero_are_the_identity():
     x = jnp.ones((2, 3, 4))
     assert dropout(x, RATE, 1, None) is x
     assert dropout(x, 0.0, 1, state(2, 3)) is x
+    assert attention_token_bits(RATE, 1, None) is None
+    assert attention_token_bits(0.0, 1, state(2, 3)) is None
+    assert attention_bits(2, None) is None
+    assert masked(x, None, RATE) is x
 
 
 def test_mix_is_a_bijection_with_good_avalanche():

@@ -15,6 +15,7 @@ from jaxbert.optim.schedules import (
     SCHEDULES,
     make_schedule,
     schedule_options,
+    schedule_problems,
     to_steps,
 )
 
@@ -185,6 +186,27 @@ def test_bad_arguments_are_named(arguments, messages):
     with pytest.raises(InputError) as error:
         make_schedule(*arguments)
     assert all(message in str(error.value) for message in messages)
+
+
+RANGES = [
+    ("triangular", "base", (0, 0.99), (-0.01, 1)),
+    ("one-cycle", "start", (0, 0.99), (-0.01, 1)),
+    ("linear", "end", (0, 1), (-0.01, 1.01)),
+    ("triangular", "cycles", (1, 2.0), (0, 1.5)),
+    ("polynomial", "power", (0.01, 2), (0, -0.5)),
+    ("inverse-sqrt", "timescale", (0.5, 100), (0, -0.5)),
+    ("exp-range", "gamma", (0.01, 1), (0, -0.5, 1.01)),
+    ("slanted-triangular", "ratio", (1, 32), (0.99, -2)),
+    ("warmup-stable-decay", "decay", (0.5, 1, 4), (0, -0.5, 1.5)),
+]
+
+
+@pytest.mark.parametrize(("name", "option", "good", "bad"), RANGES)
+def test_the_ends_of_every_options_range(name, option, good, bad):
+    for value in good:
+        assert not schedule_problems(name, None, {option: value})
+    for value in bad:
+        assert len(schedule_problems(name, None, {option: value})) == 1
 
 
 def test_all_bad_options_are_named_at_once():

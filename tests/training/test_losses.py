@@ -113,14 +113,15 @@ def test_a_span_is_told_among_the_tokens_of_its_own_segment():
     assert float(count) == 3.5
 
 
+@pytest.mark.parametrize("first", [0, 1])
 @pytest.mark.parametrize("e", [0.0, 0.3])
-def test_a_choice_is_among_those_that_are_there(e):
+def test_a_choice_is_among_those_that_are_there(e, first):
     """Units of three; of the first two choices are there, of the second all, the third is none."""
     logits = jnp.array([[2.0, -1.0, 7.0, 0.5, 0.0, 1.0, 3.0, 3.0, 3.0]], jnp.float32)
     weights = jnp.array([[1, 1, 0, 1, 1, 1, 0, 0, 0]], jnp.float32)
-    total, count = choice(logits, jnp.array([[1, 2, -1]], jnp.int32), weights, smoothing=e)
+    total, count = choice(logits, jnp.array([[first, 2, -1]], jnp.int32), weights, smoothing=e)
     wanted = 0.0
-    for row, label in (([2.0, -1.0], 1), ([0.5, 0.0, 1.0], 2)):
+    for row, label in (([2.0, -1.0], first), ([0.5, 0.0, 1.0], 2)):
         target = np.full(len(row), e / len(row))
         target[label] += 1 - e
         wanted += sum(t * negative_log_p(row, c) for c, t in enumerate(target))
