@@ -53,8 +53,10 @@ def kills() -> str:
             task, engine, str(sum(row["kills"] for row in found)), str(start), str(steps),
             places, str(half.total()), "yes" if equal else "NO",
         ])  # fmt: skip
-    header = ["task", "engine", "kills", "before any write", "after a step", "at or after a write of",
-              "files and checkpoints left half-written", "same bits"]  # fmt: skip
+    header = [
+        "task", "engine", "kills", "before any write", "after a step", "at or after a write of",
+        "files and checkpoints left half-written", "same bits",
+    ]  # fmt: skip
     return f"{table(header, rows)}\n\n`{command}`."
 
 

@@ -31,12 +31,17 @@ ROOT = Path(__file__).parent.parent
 REASONS = ROOT / "tests" / "mutants.toml"
 # The tests of a file, the fast ones first; the doctests of a module are always among them.
 TESTS = {
+    "optim/averages.py": ("optim/test_methods.py",),
     "optim/config.py": ("optim/test_optimizer_config.py",),
+    "optim/directions.py": ("optim/test_methods.py", "optim/test_optimizer.py"),
+    "optim/exploratory.py": ("optim/test_strategies.py",),
     "optim/groups.py": ("optim/test_groups.py", "optim/test_rate_plan.py"),
     "optim/layers.py": ("optim/test_layers.py", "optim/test_groups.py", "optim/test_table.py"),
+    "optim/low_rank.py": ("optim/test_methods.py",),
     "optim/optimizer.py": ("optim/test_optimizer.py", "optim/test_rate_plan.py"),
     "optim/rate_plan.py": ("optim/test_rate_plan.py", "optim/test_groups.py"),
     "optim/schedules.py": ("optim/test_schedules.py",),
+    "optim/start.py": ("optim/test_methods.py",),
     "optim/strategies.py": ("optim/test_strategies.py", "optim/test_rate_plan.py"),
     "optim/table.py": ("optim/test_table.py",),
     "tasks/answer_scores.py": ("tasks/test_answer_scores.py",),

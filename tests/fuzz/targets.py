@@ -1,5 +1,6 @@
 """What is fuzzed: a row for each thing that reads files."""
 
+import dataclasses
 import json
 from types import SimpleNamespace
 
@@ -17,7 +18,7 @@ from jaxbert.cli.options import FinetuneOptions, resolve
 from jaxbert.data import load_tokenizer, tokenize
 from jaxbert.data.tokenization import save_tokenizer
 from jaxbert.models.auto import FAMILIES, AutoConfig, config_class, presets
-from jaxbert.optim import load_strategies
+from jaxbert.optim import OptimizerConfig, load_strategies
 from jaxbert.tasks import TEXT_CLASSIFICATION, load_examples, task_class
 from jaxbert.training import run_directory
 from jaxbert.training.checkpoint import Checkpoints
@@ -183,7 +184,12 @@ RUN = {
     "status": "interrupted",
     "step": 4,
     "task": "text-classification",
-    "config": {"epochs": 3, "optimizer": {"learning_rate": 1e-3}},
+    "config": {
+        "epochs": 3,
+        "optimizer": json.loads(
+            json.dumps(dataclasses.asdict(OptimizerConfig(learning_rate=1e-3)))
+        ),
+    },
     "compute": {"dtype": "float32"},
     "model_config": {"hidden_size": 16},
     "data": {"train": {"fingerprint": "ab"}, "evaluation": {"fingerprint": "cd"}},

@@ -85,14 +85,14 @@ def test_a_method_trains_alike_everywhere(network, tokenized, alone, method, how
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_resumed_as_if_never_stopped(tokenizer, network, tmp_path, monkeypatch, method):
+def test_resumed_as_if_never_stopped(tokenizer, network, tmp_path, method):
     def make(output, resume):
         return tiny.trainer(
             tokenizer, output=output, resume=resume, network=network, optimizer=METHODS[method],
             evaluation=tiny.CLASSES, epochs=2, checkpoint_every=3,
         )  # fmt: skip
 
-    assert_resumes(make, monkeypatch, tmp_path)
+    assert_resumes(make, tmp_path)
 
 
 @pytest.mark.parametrize("method", ["start, uphill and average", "schedule-free"])
