@@ -152,7 +152,8 @@ class Loop:
         from tqdm.contrib.logging import logging_redirect_tqdm
 
         self._record, self._pace = record, Pace(self.progress.step)
-        self._prepare()
+        if not self._is_over():
+            self._prepare()
         with self._interruption, logging_redirect_tqdm(), self._bar() as bar:
             # A run that was stopped between a step and its evaluation makes up for it.
             if self._is_due(self.progress.step) and self.progress.evaluated < self.progress.step:
@@ -231,8 +232,8 @@ class Loop:
         return values
 
     def _rates_of(self, step: int) -> dict[str, np.float32]:
-        """Of the update after so many; at the end, of none, those of the last."""
-        return {group: rate[min(step, len(rate) - 1)] for group, rate in self._rates.items()}
+        """Of the update after so many."""
+        return {group: rate[step] for group, rate in self._rates.items()}
 
     def _between_steps(self) -> None:
         step = self.progress.step
