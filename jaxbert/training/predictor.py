@@ -93,6 +93,7 @@ class Predictor:
         step = make_eval_step(self._graphdef, self.task, shard=self.engine.shard)
         kept = kept_programs(programs, self.engine, "evaluation", self.task.key, self._graphdef)
         self.step = Compiled(step, self.engine, programs=kept)
+        self._unprepared: list[Batches] = []
 
     @property
     def model(self) -> Model:
@@ -112,7 +113,7 @@ class Predictor:
     def scorer(self, examples: Examples) -> Callable[[Params], dict[str, float]]:
         """What `evaluate` does, for parameters that are given, again and again.
 
-        Checks the labels, and begins to compile, at once.
+        Checks the labels at once; `prepare` begins to compile.
         """
         examine = self.examiner(examples)
         return lambda params: examine(params)[1]
@@ -130,14 +131,19 @@ class Predictor:
 
         return examine
 
+    def prepare(self) -> None:
+        """Has the programs for the examples of all scorers so far compiled on another thread."""
+        params = self.engine.put_state(self.params)
+        while self._unprepared:
+            for batch in self._unprepared.pop(0).examples_of_shapes():
+                self.step.prepare(params, self.engine.put_batch(batch))
+
     def _runner(self, examples: Examples) -> Callable[[Params], Predicted]:
         """parameters -> what they make of labelled examples."""
         self.task.check_labels(self.config, examples)
         tokenized = self.encode(examples)
         batches = self._batches(tokenized)
-        params = self.engine.put_state(self.params)
-        for batch in batches.examples_of_shapes():
-            self.step.prepare(params, self.engine.put_batch(batch))
+        self._unprepared.append(batches)
         return lambda params: Predicted(examples, tokenized, *self.run(params, batches))
 
     def calibrated(self, examples: Examples) -> EncoderConfig:

@@ -171,6 +171,7 @@ class Trainer:
         callbacks = self._callbacks if distributed.is_first() else ()
         self._describe(loop, "running", started)
         try:
+            self.predictor.prepare()
             loop.run(Told(lines, callbacks, self.directory))
             self.predictor.params = self._chosen(loop)
             self._calibrate()
@@ -187,7 +188,8 @@ class Trainer:
             checkpoints = None  # to close them it would wait for the others
             raise distributed.lost(error) from error
         finally:
-            loop.compiled.forget()
+            for step in (loop.compiled, self.predictor.step):
+                step.forget()
             try:
                 lines.close()
             finally:  # a full disk is no reason to leave the checkpoint half-written
@@ -333,8 +335,9 @@ class Trainer:
         """The best parameters, and the last where none were evaluated."""
         directory = self.directory
         if loop.progress.best is None:
-            self._write_model(loop.params)
-            return self._of_model(loop.params)
+            params = loop.params
+            self._write_model(params)
+            return self._of_model(params)
         if directory is None:
             return jax.tree.map(jnp.asarray, self._best)
         distributed.wait_for_all("the best model is written")

@@ -288,3 +288,16 @@ def test_what_is_cut_is_told_once_a_data_set(tokenizer, caplog):
         "films.csv: 6 of 13 texts were cut to 5 tokens",
         "dev.csv: 6 of 13 texts were cut to 5 tokens",
     ]
+
+
+def test_what_is_checked_only_compiles_nothing(tokenizer, monkeypatch):
+    prepared = []
+    monkeypatch.setattr(Compiled, "prepare", lambda self, *args: prepared.append(args))
+    trainer = tiny.trainer(tokenizer, evaluation=tiny.CLASSES)
+    trainer.predictor.scorer(tiny.CLASSES)
+    assert prepared == []
+    trainer.predictor.prepare()
+    assert prepared
+    prepared.clear()
+    trainer.predictor.prepare()
+    assert prepared == []
