@@ -105,6 +105,12 @@ def test_parsing_the_command_line_imports_nothing_heavy():
     assert not HEAVY & loaded(code)
 
 
+def test_a_run_s_tokenizer_comes_without_pytorch(run):
+    code = f"from jaxbert import load_tokenizer\nload_tokenizer({str(run)!r})"
+    assert "transformers" in (found := loaded(code))
+    assert "torch" not in found
+
+
 # What the flags are.
 
 

@@ -18,6 +18,17 @@ if TYPE_CHECKING:
 
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "tokenizer.model")
 _LARGEST_ID = 10_000_000  # ten times the largest vocabulary
+# {model_type: its tokenizer}. `AutoTokenizer` comes to the same class where a directory's files say
+# both, and imports PyTorch on its way, if that is installed: a second or two of every command.
+_CLASSES = {
+    "albert": "AlbertTokenizer",
+    "bert": "BertTokenizer",
+    "deberta-v2": "DebertaV2Tokenizer",
+    "distilbert": "BertTokenizer",
+    "electra": "BertTokenizer",
+    "mpnet": "MPNetTokenizer",
+    "roberta": "RobertaTokenizer",
+}
 
 
 def load_tokenizer(source: str | Path, revision: str | None = None) -> PreTrainedTokenizerBase:
@@ -69,10 +80,25 @@ def _from_pretrained(path: Path, source: str, revision: str | None) -> PreTraine
             source, revision=revision, trust_remote_code=False
         )
     described = (path / "tokenizer.json").exists() or (path / "tokenizer_config.json").exists()
+    name = _class_name(path)
+    if name is not None:
+        return getattr(transformers, name).from_pretrained(path)
     if described or not (path / "vocab.txt").exists():
         return transformers.AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     fold = not _has_capitals(path / "vocab.txt")
     return transformers.BertTokenizer.from_pretrained(path, do_lower_case=fold)
+
+
+def _class_name(path: Path) -> str | None:
+    """The tokenizer's class, where the model's and the tokenizer's files agree on a known one."""
+    try:
+        model = json.loads((path / "config.json").read_bytes())
+        tokenizer = json.loads((path / "tokenizer_config.json").read_bytes())
+        known, named = _CLASSES.get(model["model_type"]), tokenizer["tokenizer_class"]
+        agree = named.removesuffix("Fast") == known and "auto_map" not in tokenizer
+        return known if agree else None
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
+        return None  # a file is not there, or is not as it should be: the library decides
 
 
 def _check_ids(path: Path) -> None:

@@ -6,11 +6,18 @@ import shutil
 
 import numpy as np
 import pytest
+import transformers
 from transformers import AutoTokenizer, BertTokenizer
 
 from jaxbert.data import features
 from jaxbert.data.sources import Examples
-from jaxbert.data.tokenization import load_tokenizer, save_tokenizer, tokenize
+from jaxbert.data.tokenization import (
+    _CLASSES,
+    _class_name,
+    load_tokenizer,
+    save_tokenizer,
+    tokenize,
+)
 
 WORDS = "[PAD] [UNK] [CLS] [SEP] [MASK] the a film is good bad un ##able ##ly caf ##e 中 , . ! ' \""
 TEXTS = (
@@ -202,6 +209,39 @@ def test_save_and_load(model_directory, tokenizer, tmp_path):
         np.testing.assert_array_equal(tokenize(Examples(TEXTS, PAIRS), loaded, 16).input_ids, want)
     stored = json.loads((tmp_path / "tokenizer.json").read_text())
     assert stored["truncation"] is stored["padding"] is None
+
+
+@pytest.mark.parametrize("model_type", _CLASSES)
+@pytest.mark.parametrize("suffix", ["", "Fast"])
+def test_known_classes_are_those_of_the_library(model_type, suffix, tmp_path):
+    name = _CLASSES[model_type]
+    tokenizer = getattr(transformers, name)()
+    tokenizer.save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))
+    settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    settings["tokenizer_class"] = name + suffix
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    assert _class_name(tmp_path) == name
+    loaded, want = load_tokenizer(tmp_path), AutoTokenizer.from_pretrained(tmp_path)
+    assert type(loaded) is type(want)
+    assert loaded.backend_tokenizer.to_str() == want.backend_tokenizer.to_str()
+
+
+@pytest.mark.parametrize(
+    ("model_type", "settings"),
+    [
+        ("bert", {"tokenizer_class": "RobertaTokenizer"}),
+        ("bert", {"tokenizer_class": "BertTokenizer", "auto_map": {}}),
+        ("bert", {"tokenizer_class": ["BertTokenizer"]}),
+        ("bert", {}),
+        ("gpt2", {"tokenizer_class": "GPT2Tokenizer"}),
+        (["bert"], {"tokenizer_class": "BertTokenizer"}),
+    ],
+)
+def test_the_library_decides_where_files_disagree(model_type, settings, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    assert _class_name(tmp_path) is None
 
 
 def test_no_tokenizer_there(model_directory, tmp_path):
