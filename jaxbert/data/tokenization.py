@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,17 +18,6 @@ if TYPE_CHECKING:
 
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "tokenizer.model")
 _LARGEST_ID = 10_000_000  # ten times the largest vocabulary
-# {model_type: its tokenizer}. `AutoTokenizer` comes to the same class where a directory's files say
-# both, and imports PyTorch on its way, if that is installed: a second or two of every command.
-_CLASSES = {
-    "albert": "AlbertTokenizer",
-    "bert": "BertTokenizer",
-    "deberta-v2": "DebertaV2Tokenizer",
-    "distilbert": "BertTokenizer",
-    "electra": "BertTokenizer",
-    "mpnet": "MPNetTokenizer",
-    "roberta": "RobertaTokenizer",
-}
 
 
 def load_tokenizer(source: str | Path, revision: str | None = None) -> PreTrainedTokenizerBase:
@@ -80,25 +69,35 @@ def _from_pretrained(path: Path, source: str, revision: str | None) -> PreTraine
             source, revision=revision, trust_remote_code=False
         )
     described = (path / "tokenizer.json").exists() or (path / "tokenizer_config.json").exists()
-    name = _class_name(path)
-    if name is not None:
-        return getattr(transformers, name).from_pretrained(path)
+    found = _own_class(path)
+    if found is not None:
+        return found.from_pretrained(path)
     if described or not (path / "vocab.txt").exists():
         return transformers.AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     fold = not _has_capitals(path / "vocab.txt")
     return transformers.BertTokenizer.from_pretrained(path, do_lower_case=fold)
 
 
-def _class_name(path: Path) -> str | None:
-    """The tokenizer's class, where the model's and the tokenizer's files agree on a known one."""
+def _own_class(path: Path) -> Any:
+    """The tokenizer's class, where the files name one that is of the model's own family.
+
+    `AutoTokenizer` comes to the same, and on its way imports PyTorch where that is installed, which
+    takes a second or two of every command.
+    """
+    import transformers
+
     try:
-        model = json.loads((path / "config.json").read_bytes())
-        tokenizer = json.loads((path / "tokenizer_config.json").read_bytes())
-        known, named = _CLASSES.get(model["model_type"]), tokenizer["tokenizer_class"]
-        agree = named.removesuffix("Fast") == known and "auto_map" not in tokenizer
-        return known if agree else None
+        config = json.loads((path / "config.json").read_bytes())
+        settings = json.loads((path / "tokenizer_config.json").read_bytes())
+        family = config["model_type"].replace("-", "_")
+        name = settings["tokenizer_class"].removesuffix("Fast")
+        if "auto_map" in settings or not name.endswith("Tokenizer"):
+            return None
+        found = getattr(transformers, name, None)
     except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
         return None  # a file is not there, or is not as it should be: the library decides
+    home = f"transformers.models.{family}.tokenization_{family}"
+    return found if getattr(found, "__module__", None) == home else None
 
 
 def _check_ids(path: Path) -> None:
