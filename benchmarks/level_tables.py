@@ -45,9 +45,8 @@ def level() -> str:
         "Mean and 95% interval over seeds (Student's; Welch's for the difference: a seed draws "
         "other numbers on either side). Seconds of the whole process, from its start to the model "
         "saved, medians; jaxbert's first run of a task compiles, its next ones find the programs "
-        "kept. Faster: medians after the first. On CoLA neither side has learned anything from so "
-        "few. `python -m benchmarks.level --data DIR --examples N`, with N the training rows; "
-        f"the demo model, {machines}."
+        "kept. Faster: medians after the first. `python -m benchmarks.level --data DIR --examples "
+        f"N`, with N the training rows; the demo model, {machines}."
     )
     return f"{table(header, rows)}\n\n{note}"
 
