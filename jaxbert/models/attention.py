@@ -293,7 +293,7 @@ class SelfAttention(nnx.Module):
             dropout=dropout,
             compute=self.compute,
         )
-        return self.output(context.reshape(*query.shape[:2], -1))
+        return self.output.unbiased(context.reshape(*query.shape[:2], -1))
 
     def _project(self, x: Array, columns: Array | None) -> tuple[Array, Array, Array]:
         """query [B, Q, N, H], key and value [B, L, N, H]."""

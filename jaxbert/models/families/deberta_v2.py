@@ -235,7 +235,7 @@ class DisentangledSelfAttention(SelfAttention):
             dropout=dropout,
             compute=self.compute,
         )
-        return self.output(take_columns(context.reshape(x.shape), columns))
+        return self.output.unbiased(take_columns(context.reshape(x.shape), columns))
 
     def _by_distance(
         self, query: Array, key: Array, table: Array, state: Dropout | None
