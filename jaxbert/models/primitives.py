@@ -162,7 +162,7 @@ class Linear(nnx.Module):
         return y.reshape(*x.shape[:-1], -1)
 
 
-def biased(y: Float[Array, "... D"], bias: nnx.Param | None) -> Float[Array, "... D"]:
+def biased(y: Float[Array, "... D"], bias: nnx.Param | Array | None) -> Float[Array, "... D"]:
     """y + bias, in the dtype of y; y where there is none."""
     if bias is None:
         return y

@@ -28,6 +28,7 @@ MAX_LENGTH = 512  # of a row: float32 [512, 512] is 1 MiB, and a few are alive a
 class _Static(NamedTuple):
     """What is known when the kernel is compiled."""
 
+    scale: float
     rate: float
     heads: int
     width: int
@@ -49,17 +50,21 @@ def tpu_attention(
     value: Array,
     segments: tuple[Array, Array],
     bits: Bits | None,
+    biases: tuple[Array | None, ...] = (None, None, None),
     *,
+    scale: float = 1.0,
     rate: float,
     compute: Compute,
     interpret: bool = False,
 ) -> Array:
-    """softmax(query @ key^T) @ value for each head, with dropout on the probabilities.
+    """softmax(query @ key^T * scale) @ value for each head, with dropout on the probabilities.
 
     Args:
-      query: scaled. query, key, value: [B, L, N, H].
+      query, key, value: [B, L, N, H].
       segments: of the queries and of the keys, [B, L] int each; a query sees keys of its own.
       bits: from `token_bits`, [B, L] uint32 each; None = no dropout.
+      biases: of query, key and value, [N * H] each, added first; None = none. Their gradients are
+        summed where those of the rows are at hand.
       interpret: compute what the kernel says by plain operations, on any device: to test it.
 
     Returns:
@@ -68,49 +73,69 @@ def tpu_attention(
     Reference: Dao et al. 2022 (FlashAttention), for computing scores twice instead of storing them.
     """
     heads, width = query.shape[2:]
-    static = _Static(rate, heads, width, compute, interpret)
+    static = _Static(scale, rate, heads, width, compute, interpret)
+    none = jnp.zeros(heads * width)
+    lines = tuple((none if b is None else b).astype(jnp.float32)[None] for b in biases)
     rows = (x.reshape(*x.shape[:2], -1).astype(compute.operand_dtype) for x in (query, key, value))
     pairs = (segments,) if bits is None else (segments, bits)
     # Queries as columns and keys as lines, which is how they meet in [L, L].
     meets = tuple((asking[:, :, None], answering[:, None, :]) for asking, answering in pairs)
-    return _fused(static, *rows, meets).reshape(query.shape)
+    return _fused(static, *rows, lines, meets).reshape(query.shape)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _fused(static: _Static, query: Array, key: Array, value: Array, meets: Any) -> Array:
-    return _forward(static, query, key, value, meets)[0]
+def _fused(
+    static: _Static, query: Array, key: Array, value: Array, biases: Any, meets: Any
+) -> Array:
+    return _forward(static, query, key, value, biases, meets)[0]
 
 
 def _forward(static: _Static, *inputs: Any) -> tuple[Array, Any]:
-    return _call(_forward_kernel, static, inputs, outputs=1, products=2), inputs
+    (out,) = _call(_forward_kernel, static, inputs, outputs=1, products=2)
+    return out, inputs
 
 
 def _backward(static: _Static, inputs: Any, g: Array) -> tuple[Any, ...]:
     g = g.astype(static.compute.operand_dtype)
-    *rows, meets = inputs
-    grads = _call(_backward_kernel, static, (*rows, g, meets), outputs=3, products=5)
-    return *grads, None
+    *rows, biases, meets = inputs
+    inputs = (*rows, g, biases, meets)
+    *grads, d_query, d_key, d_value = _call(
+        _backward_kernel, static, inputs, outputs=3, products=5, sums=3
+    )
+    return *grads, (d_query, d_key, d_value), None
 
 
 _fused.defvjp(_forward, _backward)
 
 
-def _call(kernel: Any, static: _Static, inputs: Any, outputs: int, products: int) -> Any:
-    """The kernel over a grid of rows and of heads that fill the lanes."""
-    *rows, meets = inputs
+def _call(
+    kernel: Any, static: _Static, inputs: Any, outputs: int, products: int, sums: int = 0
+) -> Any:
+    """The kernel over a grid of rows and of heads that fill the lanes.
+
+    outputs: arrays like the query. sums: vectors to which every program adds.
+    """
+    *rows, biases, meets = inputs
     batch, length, features = rows[0].shape
     block = pl.BlockSpec((1, length, LANES), lambda row, group: (row, 0, group))
     column = pl.BlockSpec((1, length, 1), lambda row, group: (row, 0, 0))
     line = pl.BlockSpec((1, 1, length), lambda row, group: (row, 0, 0))
-    shape = jax.ShapeDtypeStruct(rows[0].shape, static.compute.activation_dtype)
+    bias = pl.BlockSpec((1, LANES), lambda row, group: (0, group))
+    # All of it for every program: one of some lanes would have to be left and come back to.
+    total = pl.BlockSpec((1, features), lambda row, group: (0, 0))
+    like = jax.ShapeDtypeStruct(rows[0].shape, static.compute.activation_dtype)
     scores = batch * static.heads * length**2
     moved = (len(rows) + outputs) * rows[0].nbytes
     return pl.pallas_call(
         partial(kernel, static),
         grid=(batch, features // LANES),
-        in_specs=[*(block for _ in rows), tuple((column, line) for _ in meets)],
-        out_specs=block if outputs == 1 else (block,) * outputs,
-        out_shape=shape if outputs == 1 else (shape,) * outputs,
+        in_specs=[
+            *(block for _ in rows),
+            tuple(bias for _ in biases),
+            tuple((column, line) for _ in meets),
+        ],
+        out_specs=[block] * outputs + [total] * sums,
+        out_shape=[like] * outputs + [jax.ShapeDtypeStruct((1, features), jnp.float32)] * sums,
         cost_estimate=pl.CostEstimate(
             flops=2 * products * scores * static.width, transcendentals=scores, bytes_accessed=moved
         ),
@@ -120,12 +145,12 @@ def _call(kernel: Any, static: _Static, inputs: Any, outputs: int, products: int
 
 
 def _forward_kernel(
-    static: _Static, query: Any, key: Any, value: Any, meets: Any, out: Any
+    static: _Static, query: Any, key: Any, value: Any, biases: Any, meets: Any, out: Any
 ) -> None:
     for own, head in _heads(static):
-        probabilities = _probabilities(static, query[0, :, own], key[0, :, own], meets)
-        probabilities = masked(probabilities, _bits(meets, head), static.rate)
-        out[0, :, own] = _product(static, probabilities, value[0, :, own], 1, 0).astype(out.dtype)
+        q, k, v = _biased(static, (query, key, value), biases, own)
+        probabilities = masked(_probabilities(static, q, k, meets), _bits(meets, head), static.rate)
+        out[0, :, own] = _product(static, probabilities, v, 1, 0).astype(out.dtype)
 
 
 def _backward_kernel(
@@ -134,22 +159,41 @@ def _backward_kernel(
     key: Any,
     value: Any,
     g: Any,
+    biases: Any,
     meets: Any,
-    d_query: Any,
-    d_key: Any,
-    d_value: Any,
+    *outputs: Any,
 ) -> None:
+    d_query, d_key, d_value, *sums = outputs
     for own, head in _heads(static):
-        q, k, v, d_out = (x[0, :, own] for x in (query, key, value, g))
+        q, k, v = _biased(static, (query, key, value), biases, own)
+        d_out = g[0, :, own]
         bits = _bits(meets, head)
         probabilities = _probabilities(static, q, k, meets)
         d_probabilities = masked(_product(static, d_out, v, 1, 1), bits, static.rate)
         weighted = probabilities * d_probabilities
         d_scores = weighted - probabilities * weighted.sum(axis=-1, keepdims=True)
-        d_query[0, :, own] = _product(static, d_scores, k, 1, 0).astype(d_query.dtype)
+        d_q = _product(static, d_scores, k, 1, 0) * static.scale
+        d_query[0, :, own] = d_q.astype(d_query.dtype)
         d_key[0, :, own] = _product(static, d_scores, q, 0, 0).astype(d_key.dtype)
         dropped = masked(probabilities, bits, static.rate)
         d_value[0, :, own] = _product(static, dropped, d_out, 0, 0).astype(d_value.dtype)
+
+    @pl.when((pl.program_id(0) == 0) & (pl.program_id(1) == 0))
+    def _() -> None:
+        for total in sums:
+            total[...] = jnp.zeros_like(total)
+
+    lanes = pl.ds(pl.multiple_of(pl.program_id(1) * LANES, LANES), LANES)
+    for total, gradient in zip(sums, (d_query, d_key, d_value), strict=True):
+        total[:, lanes] += gradient[0].astype(jnp.float32).sum(axis=0, keepdims=True)
+
+
+def _biased(static: _Static, rows: Any, biases: Any, own: Any) -> Any:
+    """Query, key and value [L, H] of a head as its products read them, the query scaled."""
+    scales = (static.scale, 1.0, 1.0)
+    for x, bias, scale in zip(rows, biases, scales, strict=True):
+        added = (x[0, :, own].astype(jnp.float32) + bias[:, own]) * scale
+        yield added.astype(static.compute.operand_dtype)
 
 
 def _heads(static: _Static) -> Any:
