@@ -173,8 +173,9 @@ def _backward_kernel(
     static: _Static, total: Any, g: Any, vectors: Vectors, bits: Any, *outputs: Any
 ) -> None:
     *grads, d_bias, d_scale, d_shift = outputs
+    first = pl.program_id(0) * static.block
 
-    @pl.when(pl.program_id(0) == 0)
+    @pl.when(first == 0)
     def _() -> None:
         for sum_of in (d_bias, d_scale, d_shift):
             sum_of[...] = jnp.zeros_like(sum_of)
@@ -188,7 +189,7 @@ def _backward_kernel(
         dropped = _dropped(static, d_total, bits, at)
         for ref, gradient in zip(grads, (d_total, dropped), strict=False):
             ref[at] = gradient.astype(ref.dtype)
-        terms = (_real_rows(static, term, at) for term in (dropped, own * normalized, own))
+        terms = (_real_rows(static, term, first + at.start) for term in (dropped, own * normalized, own))
         # Whole registers are added; what is left to do within them is done once a program.
         folded = (term.reshape(-1, SUBLANES, static.width).sum(axis=0) for term in terms)
         return tuple(a + b for a, b in zip(sums, folded, strict=True))
@@ -222,11 +223,10 @@ def _normalized(static: _Static, total: Array) -> tuple[Array, Array]:
     return centred * inverse, inverse
 
 
-def _real_rows(static: _Static, term: Array, at: Any) -> Array:
+def _real_rows(static: _Static, term: Array, first: Array) -> Array:
     """Zero in rows beyond the arrays' end, where anything may stand."""
     if static.rows % static.block == 0:
         return term
-    first = pl.program_id(0) * static.block + at.start
     row = first + lax.broadcasted_iota(jnp.int32, term.shape, 0)
     return jnp.where(row < static.rows, term, jnp.zeros_like(term))
 
