@@ -22,6 +22,7 @@ from jaxbert.models.dropout import Bits, head_bits, masked
 Array = jax.Array
 
 LANES = 128  # a TPU's registers are 8 x 128: a program takes as many heads as fill them
+SUBLANES = 8
 MAX_LENGTH = 512  # of a row: float32 [512, 512] is 1 MiB, and a few are alive at once
 
 
@@ -78,8 +79,7 @@ def tpu_attention(
     lines = tuple((none if b is None else b).astype(jnp.float32)[None] for b in biases)
     rows = (x.reshape(*x.shape[:2], -1).astype(compute.operand_dtype) for x in (query, key, value))
     pairs = (segments,) if bits is None else (segments, bits)
-    # Queries as columns and keys as lines, which is how they meet in [L, L].
-    meets = tuple((asking[:, :, None], answering[:, None, :]) for asking, answering in pairs)
+    meets = tuple((asking[:, None], answering[:, None]) for asking, answering in pairs)
     return _fused(static, *rows, lines, meets).reshape(query.shape)
 
 
@@ -118,7 +118,6 @@ def _call(
     *rows, biases, meets = inputs
     batch, length, features = rows[0].shape
     block = pl.BlockSpec((1, length, LANES), lambda row, group: (row, 0, group))
-    column = pl.BlockSpec((1, length, 1), lambda row, group: (row, 0, 0))
     line = pl.BlockSpec((1, 1, length), lambda row, group: (row, 0, 0))
     bias = pl.BlockSpec((1, LANES), lambda row, group: (0, group))
     # All of it for every program: one of some lanes would have to be left and come back to.
@@ -132,7 +131,7 @@ def _call(
         in_specs=[
             *(block for _ in rows),
             tuple(bias for _ in biases),
-            tuple((column, line) for _ in meets),
+            tuple((line, line) for _ in meets),
         ],
         out_specs=[block] * outputs + [total] * sums,
         out_shape=[like] * outputs + [jax.ShapeDtypeStruct((1, features), jnp.float32)] * sums,
@@ -144,13 +143,23 @@ def _call(
     )(*inputs)
 
 
+# Scores are held as [keys, queries]: what there is one of for each query, as the sum of its softmax,
+# then fills the lanes of a register and not one lane of sixteen, and two of the backward pass's three
+# sums over tokens need nothing turned around. The heads of a program stay side by side: a product
+# with the lanes of the others set to zero takes no longer than one of few lanes, and moves none.
+
+
 def _forward_kernel(
     static: _Static, query: Any, key: Any, value: Any, biases: Any, meets: Any, out: Any
 ) -> None:
+    q, k, v = _biased(static, (query, key, value), biases)
+    seen, key_bits = _pairs(meets)
+    found = jnp.zeros(q.shape, jnp.float32)
     for own, head in _heads(static):
-        q, k, v = _biased(static, (query, key, value), biases, own)
-        probabilities = masked(_probabilities(static, q, k, meets), _bits(meets, head), static.rate)
-        out[0, :, own] = _product(static, probabilities, v, 1, 0).astype(out.dtype)
+        bits = _bits(meets, key_bits, head)
+        probabilities = masked(_probabilities(static, q, k, own, seen), bits, static.rate)
+        found = jnp.where(own, _product(static, probabilities, v, 0, 0), found)
+    out[0] = found.astype(out.dtype)
 
 
 def _backward_kernel(
@@ -163,60 +172,75 @@ def _backward_kernel(
     meets: Any,
     *outputs: Any,
 ) -> None:
-    d_query, d_key, d_value, *sums = outputs
+    *grads, d_query, d_key, d_value = outputs
+    q, k, v = _biased(static, (query, key, value), biases)
+    d_out = g[0]
+    seen, key_bits = _pairs(meets)
+    found = [jnp.zeros(q.shape, jnp.float32)] * 3
     for own, head in _heads(static):
-        q, k, v = _biased(static, (query, key, value), biases, own)
-        d_out = g[0, :, own]
-        bits = _bits(meets, head)
-        probabilities = _probabilities(static, q, k, meets)
-        d_probabilities = masked(_product(static, d_out, v, 1, 1), bits, static.rate)
-        weighted = probabilities * d_probabilities
-        d_scores = weighted - probabilities * weighted.sum(axis=-1, keepdims=True)
-        d_q = _product(static, d_scores, k, 1, 0) * static.scale
-        d_query[0, :, own] = d_q.astype(d_query.dtype)
-        d_key[0, :, own] = _product(static, d_scores, q, 0, 0).astype(d_key.dtype)
+        bits = _bits(meets, key_bits, head)
+        probabilities = _probabilities(static, q, k, own, seen)
+        d_dropped = _product(static, jnp.where(own, v, jnp.zeros_like(v)), d_out, 1, 1)
+        d_probabilities = masked(d_dropped, bits, static.rate)
+        mean = (probabilities * d_probabilities).sum(axis=0, keepdims=True)
+        d_scores = probabilities * (d_probabilities - mean)
         dropped = masked(probabilities, bits, static.rate)
-        d_value[0, :, own] = _product(static, dropped, d_out, 0, 0).astype(d_value.dtype)
+        of_head = (
+            _product(static, d_scores, k, 0, 0) * static.scale,
+            _product(static, d_scores, q, 1, 0),
+            _product(static, dropped, d_out, 1, 0),
+        )
+        found = [jnp.where(own, new, old) for new, old in zip(of_head, found, strict=True)]
 
     @pl.when((pl.program_id(0) == 0) & (pl.program_id(1) == 0))
     def _() -> None:
-        for total in sums:
+        for total in (d_query, d_key, d_value):
             total[...] = jnp.zeros_like(total)
 
     lanes = pl.ds(pl.multiple_of(pl.program_id(1) * LANES, LANES), LANES)
-    for total, gradient in zip(sums, (d_query, d_key, d_value), strict=True):
-        total[:, lanes] += gradient[0].astype(jnp.float32).sum(axis=0, keepdims=True)
+    for ref, total, gradient in zip(grads, (d_query, d_key, d_value), found, strict=True):
+        ref[0] = gradient.astype(ref.dtype)
+        total[:, lanes] += gradient.sum(axis=0, keepdims=True)
 
 
-def _biased(static: _Static, rows: Any, biases: Any, own: Any) -> Any:
-    """Query, key and value [L, H] of a head as its products read them, the query scaled."""
+def _biased(static: _Static, rows: Any, biases: Any) -> Any:
+    """Query, key and value [L, LANES] as products read them, the query scaled."""
     scales = (static.scale, 1.0, 1.0)
     for x, bias, scale in zip(rows, biases, scales, strict=True):
-        added = (x[0, :, own].astype(jnp.float32) + bias[:, own]) * scale
+        added = (x[0].astype(jnp.float32) + bias[...]) * scale
         yield added.astype(static.compute.operand_dtype)
 
 
 def _heads(static: _Static) -> Any:
-    """(its columns of the block, its number) of each head of this program."""
-    together = LANES // static.width
+    """(which lanes are its own, [1, LANES]; its number) of each head of this program."""
+    together, lane = LANES // static.width, lax.broadcasted_iota(jnp.int32, (1, LANES), 1)
     for i in range(together):
-        yield pl.ds(i * static.width, static.width), pl.program_id(1) * together + i
+        own = (lane >= i * static.width) & (lane < (i + 1) * static.width)
+        yield own, pl.program_id(1) * together + i
 
 
-def _probabilities(static: _Static, query: Array, key: Array, meets: Any) -> Array:
-    """[L, L] float32, before dropout."""
+def _pairs(meets: Any) -> tuple[Array, Array | None]:
+    """What all heads share: (which keys the queries see, [L, L]; the bits of the keys, [L, 1])."""
     asking, answering = meets[0]
-    scores = _product(static, query, key, 1, 1)
-    scores = jnp.where(asking[0] == answering[0], scores, jnp.finfo(jnp.float32).min)
-    weights = jnp.exp(scores - scores.max(axis=-1, keepdims=True))
-    return weights / weights.sum(axis=-1, keepdims=True)
+    seen = _column(answering[0]) == asking[0]
+    return seen, _column(meets[1][1][0]) if len(meets) > 1 else None
 
 
-def _bits(meets: Any, head: Array) -> Bits | None:
-    if len(meets) == 1:
-        return None
-    asking, answering = meets[1]
-    return head_bits(asking[0], head), answering[0]
+def _column(line: Array) -> Array:
+    """[1, L] -> [L, 1]."""
+    return jnp.broadcast_to(line, (SUBLANES, line.shape[1])).T[:, :1]
+
+
+def _probabilities(static: _Static, query: Array, key: Array, own: Array, seen: Array) -> Array:
+    """[keys, queries] float32 of the head with these lanes, before dropout."""
+    scores = _product(static, key, jnp.where(own, query, jnp.zeros_like(query)), 1, 1)
+    scores = jnp.where(seen, scores, jnp.finfo(jnp.float32).min)
+    weights = jnp.exp(scores - scores.max(axis=0, keepdims=True))
+    return weights * (1 / weights.sum(axis=0, keepdims=True))
+
+
+def _bits(meets: Any, key_bits: Array | None, head: Array) -> Bits | None:
+    return None if key_bits is None else (head_bits(meets[1][0][0], head), key_bits)
 
 
 def _product(static: _Static, a: Array, b: Array, of_a: int, of_b: int) -> Array:
