@@ -143,10 +143,10 @@ def _call(
     )(*inputs)
 
 
-# Scores are held as [keys, queries]: what there is one of for each query, as the sum of its softmax,
-# then fills the lanes of a register and not one lane of sixteen, and two of the backward pass's three
-# sums over tokens need nothing turned around. The heads of a program stay side by side: a product
-# with the lanes of the others set to zero takes no longer than one of few lanes, and moves none.
+# Scores are held as [keys, queries]: what there is one of for each query, as the sum of its
+# softmax, then fills the lanes of a register, not one lane of many registers, and two of the
+# backward pass's three sums over tokens need nothing turned around. The heads of a program stay
+# side by side: a product with the others' lanes set to zero takes no longer than one of few lanes.
 
 
 def _forward_kernel(

@@ -189,7 +189,8 @@ def _backward_kernel(
         dropped = _dropped(static, d_total, bits, at)
         for ref, gradient in zip(grads, (d_total, dropped), strict=False):
             ref[at] = gradient.astype(ref.dtype)
-        terms = (_real_rows(static, term, first + at.start) for term in (dropped, own * normalized, own))
+        terms = (dropped, own * normalized, own)
+        terms = (_real_rows(static, term, first + at.start) for term in terms)
         # Whole registers are added; what is left to do within them is done once a program.
         folded = (term.reshape(-1, SUBLANES, static.width).sum(axis=0) for term in terms)
         return tuple(a + b for a, b in zip(sums, folded, strict=True))
