@@ -5,7 +5,7 @@ python -m benchmarks.kernel_cycles    # v5e; seconds a kernel
 The compiler's estimates leave them out. It does write their code: instructions in bundles, each
 issued in a cycle, in loops that say how often they go round. Their number is what a kernel takes
 where it never waits for memory, whose own time stands beside it: the longer of both is a model, and
-neither was run. Code that one round of a loop alone runs, as to set sums to zero, is counted in all.
+neither was run. Code that one round of a loop alone runs, as to clear sums, is counted in all.
 """
 
 from __future__ import annotations
