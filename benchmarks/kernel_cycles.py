@@ -62,7 +62,7 @@ def compile_kernels(rows: int, length: int, width: int, heads: int) -> None:
     from jaxbert.models import Compute, Dropout, Visibility
     from jaxbert.models.attention import attention
     from jaxbert.models.primitives import LayerNorm
-    from jaxbert.models.residual import add_and_norm
+    from jaxbert.models.residual import Branch, add_and_norm
     from jaxbert.plan.hardware import open_topology
 
     device = open_topology(f"{CHIP}:2x4").devices[0]
@@ -82,8 +82,8 @@ def compile_kernels(rows: int, length: int, width: int, heads: int) -> None:
                 *projected, Visibility.of(segment_ids=segments), biases=tuple(vectors[2:5]),
                 rate=RATE, dropout=state, compute=compute,
             )  # fmt: skip
-            branch = out.reshape(x.shape)
-            return add_and_norm(x, branch, nnx.Param(vectors[5]), norm, RATE, 1, state)
+            branch = Branch(out.reshape(x.shape), nnx.Param(vectors[5]), RATE, 1, state)
+            return add_and_norm(x, branch, norm)
 
         out, back = jax.vjp(forward, x, projected, vectors)
         return out, back(g)

@@ -321,7 +321,9 @@ class SelfAttention(nnx.Module):
             own = self.query_key_value
             query, key, value = jnp.split(own.unbiased(x), 3, axis=-1)
             query = take_columns(query, columns)
-            biases = (None,) * 3 if own.bias is None else tuple(jnp.split(own.bias[...], 3))
+            biases: Biases = (None, None, None)
+            if own.bias is not None:
+                biases = tuple(jnp.split(own.bias[...], 3))
         else:
             query = self.query.unbiased(take_columns(x, columns))
             key, value = self.key.unbiased(x), self.value.unbiased(x)

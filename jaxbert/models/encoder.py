@@ -15,7 +15,7 @@ from jaxbert.models.config import EncoderConfig, Spread
 from jaxbert.models.dropout import Dropout, dropout
 from jaxbert.models.positions import rows_of_table
 from jaxbert.models.primitives import Embedding, LayerNorm, Linear, activation_function
-from jaxbert.models.residual import add, add_and_norm
+from jaxbert.models.residual import Branch, add, add_and_norm
 from jaxbert.models.visibility import Visibility, take_columns
 
 # Dropout sites: of the network, and of a layer beside that of its attention, counted from its own.
@@ -137,18 +137,16 @@ class EncoderLayer(nnx.Module):
         attended = self.attention(read, visibility, relative, state, columns)
         if columns is not None:
             x, state = take_columns(x, columns), state and state.select(columns)
-        attention = attended, self.attention.output.bias
-        dropping = self.rates.attention, _ATTENDED_SITE, state
+        bias = self.attention.output.bias
+        branch = Branch(attended, bias, self.rates.attention, _ATTENDED_SITE, state)
         if self.is_pre_norm:
-            x = add(x, *attention, *dropping)
+            x = add(x, branch)
             read = self.output_norm(x)
         else:
-            x = read = add_and_norm(x, *attention, self.attention_norm, *dropping)
-        fed = self._feed_forward(read, state), self.output.bias
-        dropping = self.rates.output, _FED_SITE, state
-        if self.is_pre_norm:
-            return add(x, *fed, *dropping)
-        return add_and_norm(x, *fed, self.output_norm, *dropping)
+            x = read = add_and_norm(x, branch, self.attention_norm)
+        fed = self._feed_forward(read, state)
+        branch = Branch(fed, self.output.bias, self.rates.output, _FED_SITE, state)
+        return add(x, branch) if self.is_pre_norm else add_and_norm(x, branch, self.output_norm)
 
     @jax.named_scope("feed_forward")
     def _feed_forward(self, x: Float[Array, "B Q D"], state: Dropout | None) -> Array:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -12,43 +15,42 @@ from jaxbert.models.kernels.norm import Vectors, tpu_add_and_norm, tpu_norm_take
 from jaxbert.models.primitives import LayerNorm, biased
 
 
-def add(
-    x: Float[Array, "B L D"],
-    branch: Float[Array, "B L D"],
-    bias: nnx.Param | None,
-    rate: float,
-    site: int,
-    state: Dropout | None,
-) -> Float[Array, "B L D"]:
-    """x + dropout(branch + bias).
+class Branch(NamedTuple):
+    """What a block adds to its input.
 
-    Args:
-      bias: [D]; None = none.
-      rate, site, state: see `dropout`.
+    output: [B, L, D], still without its last bias. bias: [D]; None = none. rate, site, state: see
+    `dropout`.
     """
-    return x + dropout(biased(branch, bias), rate, site, state)
+
+    output: Array
+    bias: nnx.Param | None
+    rate: float
+    site: int
+    state: Dropout | None
+
+
+def add(x: Float[Array, "B L D"], branch: Branch) -> Float[Array, "B L D"]:
+    """x + dropout(branch + bias)."""
+    y = biased(branch.output, branch.bias)
+    return x + dropout(y, branch.rate, branch.site, branch.state)
 
 
 def add_and_norm(
-    x: Float[Array, "B L D"],
-    branch: Float[Array, "B L D"],
-    bias: nnx.Param | None,
-    norm: LayerNorm,
-    rate: float,
-    site: int,
-    state: Dropout | None,
+    x: Float[Array, "B L D"], branch: Branch, norm: Callable[[Array], Array]
 ) -> Float[Array, "B L D"]:
-    """norm(x + dropout(branch + bias)), by one kernel where there is one; see `add`."""
-    if not tpu_norm_takes(x.shape[-1], norm.compute):
-        return norm(add(x, branch, bias, rate, site, state))
+    """norm(x + dropout(branch + bias)), by one kernel where there is one."""
+    if not isinstance(norm, LayerNorm) or not tpu_norm_takes(x.shape[-1], norm.compute):
+        return norm(add(x, branch))
     with jax.named_scope("layer_norm"):
-        bits = None if state is None or rate == 0 else token_bits(site, state)
+        bits = None
+        if branch.state is not None and branch.rate > 0:
+            bits = token_bits(branch.site, branch.state)
         return tpu_add_and_norm(
             x,
-            branch,
-            Vectors(*(_line(leaf, norm.scale) for leaf in (bias, norm.scale, norm.bias))),
+            branch.output,
+            Vectors(*(_line(leaf, norm.scale) for leaf in (branch.bias, norm.scale, norm.bias))),
             bits,
-            rate=rate,
+            rate=branch.rate,
             epsilon=norm.epsilon,
             compute=norm.compute,
         )

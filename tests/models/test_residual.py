@@ -49,7 +49,7 @@ def total(platform, state, dtype, arrays, vectors):
     norm = LayerNorm(WIDTH, epsilon=1e-12, compute=compute)
     norm.scale, norm.bias = nnx.Param(scale), nnx.Param(shift)
     x, branch = (a.astype(compute.activation_dtype) for a in (x, branch))
-    out = module.add_and_norm(x, branch, nnx.Param(bias), norm, RATE, SITE, state)
+    out = module.add_and_norm(x, module.Branch(branch, nnx.Param(bias), RATE, SITE, state), norm)
     assert out.dtype == compute.activation_dtype
     return (out.astype(jnp.float32) * weight).sum(), out
 

@@ -137,7 +137,7 @@ def _call(
         grid=(pl.cdiv(static.rows, static.block),),
         in_specs=[
             *(rows for _ in arrays),
-            Vectors(line, line, line),
+            (line, line, line),
             (column, line) if bits else (),
         ],
         out_specs=[rows] * outputs + [line] * sums,
@@ -150,28 +150,31 @@ def _call(
         ),
         interpret=static.interpret,
         name=kernel.__name__.strip("_").replace("kernel", "norm"),
-    )(*arrays, vectors, bits)
+    )(*arrays, tuple(vectors), bits)
 
 
 def _forward_kernel(
-    static: _Static, x: Any, branch: Any, vectors: Vectors, bits: Any, out: Any, *kept: Any
+    static: _Static, x: Any, branch: Any, vectors: Any, bits: Any, out: Any, *kept: Any
 ) -> None:
+    bias, scale, shift = (line[...] for line in vectors)
+
     def chunk(at: Any, carry: tuple[()]) -> tuple[()]:
-        dropped = _dropped(static, _float32(branch[at]) + vectors.bias[...], bits, at)
+        dropped = _dropped(static, _float32(branch[at]) + bias, bits, at)
         # Rounded before the statistics are taken, for the backward pass takes them again.
         total = (_float32(x[at]) + dropped).astype(static.compute.activation_dtype)
         for ref in kept:
             ref[at] = total
         normalized, _ = _normalized(static, _float32(total))
-        out[at] = (normalized * vectors.scale[...] + vectors.shift[...]).astype(out.dtype)
+        out[at] = (normalized * scale + shift).astype(out.dtype)
         return carry
 
     _over_chunks(static, chunk, ())
 
 
 def _backward_kernel(
-    static: _Static, total: Any, g: Any, vectors: Vectors, bits: Any, *outputs: Any
+    static: _Static, total: Any, g: Any, vectors: Any, bits: Any, *outputs: Any
 ) -> None:
+    scale = vectors[1]
     *grads, d_bias, d_scale, d_shift = outputs
     first = pl.program_id(0) * static.block
 
@@ -183,16 +186,16 @@ def _backward_kernel(
     def chunk(at: Any, sums: tuple[Array, ...]) -> tuple[Array, ...]:
         normalized, inverse = _normalized(static, _float32(total[at]))
         own = _float32(g[at])
-        scaled = own * vectors.scale[...]
+        scaled = own * scale[...]
         along = _mean(normalized * scaled)
         d_total = inverse * (scaled - _mean(scaled) - normalized * along)
         dropped = _dropped(static, d_total, bits, at)
         for ref, gradient in zip(grads, (d_total, dropped), strict=False):
             ref[at] = gradient.astype(ref.dtype)
-        terms = (dropped, own * normalized, own)
-        terms = (_real_rows(static, term, first + at.start) for term in terms)
+        terms = dropped, own * normalized, own
+        real = (_real_rows(static, term, first + at.start) for term in terms)
         # Whole registers are added; what is left to do within them is done once a program.
-        folded = (term.reshape(-1, SUBLANES, static.width).sum(axis=0) for term in terms)
+        folded = (term.reshape(-1, SUBLANES, static.width).sum(axis=0) for term in real)
         return tuple(a + b for a, b in zip(sums, folded, strict=True))
 
     zeros = jnp.zeros((SUBLANES, static.width), jnp.float32)
