@@ -6,6 +6,7 @@ from typing import Any
 
 from benchmarks.markdown import table
 from benchmarks.plans import read_plans
+from benchmarks.results import read_results
 
 KERNELS = {"tpu_custom_call": "Pallas", "__cudnn": "cuDNN"}
 COLUMNS = {
@@ -68,6 +69,25 @@ def plan_parts() -> str:
         "does, or else its result."
     )
     return f"{table(['plan', *names, 'sending'], rows)}\n\n{note}"
+
+
+def kernel_cycles() -> str:
+    """What the Pallas kernels take by their own code, the newest count of each."""
+    found = {(row["kernel"], *row["shape"]): row for row in read_results("kernel_cycles")}
+    rows = [
+        [row["kernel"], " x ".join(map(str, row["shape"])), str(row["heads"]),
+         f"{1e6 * row['seconds']:.0f}", f"{1e6 * row['memory_seconds']:.0f}"]
+        for row in found.values()
+    ]  # fmt: skip
+    header = ["kernel", "rows x length x width", "heads", "by its code, us", "by its bytes, us"]
+    note = (
+        "`python -m benchmarks.kernel_cycles`: bundles of instructions as the compiler wrote them "
+        "for v5e, dropout on, one a cycle, as often as their loops go round; and the arrays of "
+        "whole rows at the memory's bandwidth, which is nothing where they stay on the chip. The "
+        "longer of both is a model of a kernel. The modelled times above count its products and "
+        "what it moves in main memory alone."
+    )
+    return f"{table(header, rows)}\n\n{note}"
 
 
 def _part(cost: dict[str, Any] | None) -> str:

@@ -20,7 +20,7 @@ from typing import Any
 from benchmarks import trust_tables
 from benchmarks.level_tables import level, whole_runs
 from benchmarks.markdown import machine, table
-from benchmarks.plan_tables import plan_parts, plans
+from benchmarks.plan_tables import kernel_cycles, plan_parts, plans
 from benchmarks.results import RESULTS, read_results
 from benchmarks.speed_tables import breakdown, families, main_speed, speed
 from jaxbert.lab import page, verdicts
@@ -255,6 +255,7 @@ TABLES = {
     "plans": plans,
     **trust_tables.TABLES,
     "plan parts": plan_parts,
+    "kernel cycles": kernel_cycles,
 }
 MARKED = re.compile(r"(<!-- begin: (.*?) -->\n).*?(<!-- end: \2 -->)", flags=re.S)
 

@@ -23,8 +23,8 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # What says Float[Array, "B L D"] is given that, and the same B everywhere in a call.
 ARRAYS = (
     "models.attention models.dropout models.encoder models.heads models.head_modules models.kernels"
-    " models.model models.positions models.primitives models.stack models.visibility"
-    " tasks.losses training.embedding training.step"
+    " models.model models.positions models.primitives models.residual models.stack"
+    " models.visibility tasks.losses training.embedding training.step"
 )
 install_import_hook([f"jaxbert.{module}" for module in ARRAYS.split()], "beartype.beartype")
 

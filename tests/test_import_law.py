@@ -30,7 +30,7 @@ ORDER = {
     ),
     "models": (
         "compute config_checks config outputs dropout positions visibility primitives kernels"
-        " attention encoder stack "
+        " residual attention encoder stack "
         "model head_modules heads families auto"
     ),
     "tasks": (

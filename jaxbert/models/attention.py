@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -28,8 +28,10 @@ from jaxbert.models.kernels.attention import (
     tpu_takes,
 )
 from jaxbert.models.positions import rotate
-from jaxbert.models.primitives import Linear, product
+from jaxbert.models.primitives import Linear, biased, product
 from jaxbert.models.visibility import Visibility, take_columns
+
+Biases: TypeAlias = tuple[Array | None, ...]
 
 ATTENTION_SITE = 0  # of the dropout on the probabilities, the first of a layer's
 
@@ -40,6 +42,7 @@ def attention(
     value: Float[Array, "B L N H"],
     visibility: Visibility = Visibility(),  # noqa: B008 (immutable)
     *,
+    biases: Biases = (None, None, None),
     bias: Float[Array, "#B N Q L"] | None = None,
     scale: float | None = None,
     window: int | None = None,
@@ -53,6 +56,7 @@ def attention(
 
     Args:
       visibility: which keys a query sees.
+      biases: of query, key and value, [N * H] each, added to them first; None = none.
       bias: added to the scores, for instance of relative positions.
       scale: None = 1 / sqrt(H).
       window: how far from itself a query sees, in columns; None = any distance. Rows of more than
@@ -67,13 +71,18 @@ def attention(
     attends to all equally there and here, instead of giving NaN.
     """
     compute = (compute or Compute()).resolved()
-    query = query * (query.shape[-1] ** -0.5 if scale is None else scale)
+    scale = query.shape[-1] ** -0.5 if scale is None else scale
     dropping = dropout is not None and rate > 0
     token_bits = attention_token_bits(rate, site, dropout, columns)
     plain = bias is None and window is None and columns is None
     if plain and tpu_takes(key.shape, compute):
         segments = visibility.segments(*key.shape[:2])
-        return tpu_attention(query, key, value, segments, token_bits, rate=rate, compute=compute)
+        return tpu_attention(
+            query, key, value, segments, token_bits, biases,
+            scale=scale, rate=rate, compute=compute,
+        )  # fmt: skip
+    query, key, value = with_biases((query, key, value), biases)
+    query = query * scale
     if window is not None and columns is None and bias is None and 3 * window < key.shape[1]:
         return _local_attention(compute, rate, query, key, value, visibility, window, token_bits)
     visible = visibility.mask(key.shape[1], window, columns)
@@ -81,6 +90,14 @@ def attention(
         return cudnn_attention(query, key, value, visible, compute)
     bits = attention_bits(query.shape[2], token_bits)
     return _attend(compute, rate, query, key, value, bias, visible, bits)
+
+
+def with_biases(projected: tuple[Array, ...], biases: Biases) -> tuple[Array, ...]:
+    """Query, key and value [B, L, N, H] with their biases [N * H] added."""
+    return tuple(
+        biased(x.reshape(*x.shape[:2], -1), own).reshape(x.shape)
+        for x, own in zip(projected, biases, strict=True)
+    )
 
 
 def _local_attention(
@@ -275,8 +292,10 @@ class SelfAttention(nnx.Module):
 
         relative: what is added to the scores for where tokens stand to each other.
         """
-        query, key, value = self._project(x, columns)
+        query, key, value, biases = self._project(x, columns)
         if self.theta is not None:
+            query, key, value = with_biases((query, key, value), biases)
+            biases = (None, None, None)
             places = visibility.places(x.shape[1])
             key = rotate(key, places, self.theta)
             query = rotate(query, take_columns(places, columns), self.theta)
@@ -285,6 +304,7 @@ class SelfAttention(nnx.Module):
             key,
             value,
             visibility,
+            biases=biases,
             bias=_for_columns(relative, columns),
             window=self.window,
             columns=columns,
@@ -293,17 +313,23 @@ class SelfAttention(nnx.Module):
             dropout=dropout,
             compute=self.compute,
         )
-        return self.output(context.reshape(*query.shape[:2], -1))
+        return self.output.unbiased(context.reshape(*query.shape[:2], -1))
 
-    def _project(self, x: Array, columns: Array | None) -> tuple[Array, Array, Array]:
-        """query [B, Q, N, H], key and value [B, L, N, H]."""
+    def _project(self, x: Array, columns: Array | None) -> tuple[Array, Array, Array, Biases]:
+        """query [B, Q, N, H], key and value [B, L, N, H], and the biases that they are without."""
         if self.is_fused:
-            query, key, value = jnp.split(self.query_key_value(x), 3, axis=-1)
+            own = self.query_key_value
+            query, key, value = jnp.split(own.unbiased(x), 3, axis=-1)
             query = take_columns(query, columns)
+            biases: Biases = (None, None, None)
+            if own.bias is not None:
+                biases = tuple(jnp.split(own.bias[...], 3))
         else:
-            query = self.query(take_columns(x, columns))
-            key, value = self.key(x), self.value(x)
-        return self._heads(query), self._heads(key), self._heads(value)
+            query = self.query.unbiased(take_columns(x, columns))
+            key, value = self.key.unbiased(x), self.value.unbiased(x)
+            projections = (self.query, self.key, self.value)
+            biases = tuple(None if own.bias is None else own.bias[...] for own in projections)
+        return self._heads(query), self._heads(key), self._heads(value), biases
 
     def _heads(self, x: Array) -> Array:
         """[B, L, D] -> [B, L, N, H]."""

@@ -83,7 +83,7 @@ def dropout(x: jax.Array, rate: float, site: int, state: Dropout | None) -> jax.
     """
     if state is None or rate == 0:
         return x
-    features = jnp.expand_dims(_feature_bits(x.shape[-1]), range(x.ndim - 1))
+    features = jnp.expand_dims(feature_bits(x.shape[-1]), range(x.ndim - 1))
     bits = token_bits(site, state)[..., None], features
     return _drop(rate, x, bits)
 
@@ -128,7 +128,8 @@ def token_bits(site: int, state: Dropout) -> jax.Array:
     return mix(site_key ^ mix(state.token_index))
 
 
-def _feature_bits(size: int) -> jax.Array:
+def feature_bits(size: int) -> jax.Array:
+    """[D] uint32: bits of each feature, the same for every site."""
     return mix(jnp.arange(size, dtype=jnp.uint32) * _GOLDEN)
 
 

@@ -15,6 +15,7 @@ from jaxbert.models.config import EncoderConfig, Spread
 from jaxbert.models.dropout import Dropout, dropout
 from jaxbert.models.positions import rows_of_table
 from jaxbert.models.primitives import Embedding, LayerNorm, Linear, activation_function
+from jaxbert.models.residual import Branch, add, add_and_norm
 from jaxbert.models.visibility import Visibility, take_columns
 
 # Dropout sites: of the network, and of a layer beside that of its attention, counted from its own.
@@ -136,22 +137,27 @@ class EncoderLayer(nnx.Module):
         attended = self.attention(read, visibility, relative, state, columns)
         if columns is not None:
             x, state = take_columns(x, columns), state and state.select(columns)
-        x = x + dropout(attended, self.rates.attention, _ATTENDED_SITE, state)
+        bias = self.attention.output.bias
+        branch = Branch(attended, bias, self.rates.attention, _ATTENDED_SITE, state)
         if self.is_pre_norm:
-            return x + self._feed_forward(self.output_norm(x), state)
-        x = self.attention_norm(x)
-        return self.output_norm(x + self._feed_forward(x, state))
+            x = add(x, branch)
+            read = self.output_norm(x)
+        else:
+            x = read = add_and_norm(x, branch, self.attention_norm)
+        fed = self._feed_forward(read, state)
+        branch = Branch(fed, self.output.bias, self.rates.output, _FED_SITE, state)
+        return add(x, branch) if self.is_pre_norm else add_and_norm(x, branch, self.output_norm)
 
     @jax.named_scope("feed_forward")
     def _feed_forward(self, x: Float[Array, "B Q D"], state: Dropout | None) -> Array:
+        """Without its last bias."""
         inner = self.intermediate(x)
         if self.is_gated:
             inner, gate = jnp.split(inner, 2, axis=-1)
             inner = self._activate(inner) * gate
         else:
             inner = self._activate(inner)
-        fed = self.output(dropout(inner, self.rates.inner, _FED_SITE, state))
-        return dropout(fed, self.rates.output, _FED_SITE, state)
+        return self.output.unbiased(dropout(inner, self.rates.inner, _FED_SITE, state))
 
     @jax.named_scope("activation")
     def _activate(self, x: Array) -> Array:

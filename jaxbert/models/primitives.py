@@ -152,11 +152,22 @@ class Linear(nnx.Module):
 
     @jax.named_scope("linear")
     def __call__(self, x: Float[Array, "... inputs"]) -> Float[Array, "... outputs"]:
+        return biased(self.unbiased(x), self.bias)
+
+    @jax.named_scope("linear")
+    def unbiased(self, x: Float[Array, "... inputs"]) -> Float[Array, "... outputs"]:
+        """The product alone, for whoever adds `bias` together with something else."""
         rows = x.reshape(-1, x.shape[-1])
         y = product(_LINEAR, rows, self.kernel[...], self.compute)
-        if self.bias is not None:
-            y = y + self.bias[...].astype(y.dtype)[None]
         return y.reshape(*x.shape[:-1], -1)
+
+
+def biased(y: Float[Array, "... D"], bias: nnx.Param | Array | None) -> Float[Array, "... D"]:
+    """y + bias, in the dtype of y; y where there is none."""
+    if bias is None:
+        return y
+    rows = y.reshape(-1, y.shape[-1]) + bias[...].astype(y.dtype)[None]
+    return rows.reshape(y.shape)
 
 
 class LayerNorm(nnx.Module):

@@ -69,7 +69,7 @@ class TrainConfig:
         "jit: one device; pmap, mesh: all of them", default="jit", choices=ENGINES
     )
     mesh: str | None = _hardware(
-        "for mesh, devices along its axes, as in data=4,fsdp=2; left out, all along data",
+        "for mesh, devices along its axes, as in data=4,fsdp=2; left out, all along fsdp",
         default=None,
         metavar="AXES",
     )

@@ -26,16 +26,18 @@ STATE = Dropout(dropout_key(0, 1), INDEX)
 
 
 def run(platform, arrays, seen, state, dtype):
-    """(output, gradients of query, key and value) in float32."""
+    """(gradients of query, key, value and of their biases, output) in float32."""
     compute = Compute(dtype=dtype, platform=platform)
     query, key, value, weight = arrays
+    biases = np.random.default_rng(1).normal(size=(3, HEADS * query.shape[-1]))
 
-    def total(query, key, value):
+    def total(query, key, value, biases):
         out = module.attention(
             query,
             key,
             value,
             Visibility.of(**SEEN[seen]),
+            biases=tuple(biases),
             rate=RATE,
             site=SITE,
             dropout=state,
@@ -44,7 +46,8 @@ def run(platform, arrays, seen, state, dtype):
         assert out.dtype == compute.activation_dtype
         return (out.astype(jnp.float32) * weight).sum(), out
 
-    found = jax.jit(jax.grad(total, argnums=(0, 1, 2), has_aux=True))(query, key, value)
+    gradient = jax.jit(jax.grad(total, argnums=(0, 1, 2, 3), has_aux=True))
+    found = gradient(query, key, value, jnp.float32(biases))
     return [np.float32(x) for x in jax.tree.leaves(found)]
 
 

@@ -46,7 +46,11 @@ replica_groups={}, dimensions={0}
 replica_groups=mesh['data'=4,'fsdp'=2] {'fsdp'}, dimensions={0}
   %alone = f32[16,8]{1,0} all-reduce(%dot.1), replica_groups={{0},{1},{2},{3}}, to_apply=%add
   %kernel = bf16[8,128,64]{2,1,0} custom-call(%x), custom_call_target="tpu_custom_call", \
+metadata={op_name="jit(train)/attention/forward_kernel"}, \
 backend_config={"custom_call_config":{"cost_estimate":{"flops":"1000","transcendentals":"1"}}}
+  %norm = bf16[8,128]{1,0} custom-call(%x), custom_call_target="tpu_custom_call", \
+metadata={op_name="jit(train)/layer_norm/forward_norm"}, \
+backend_config={"custom_call_config":{"cost_estimate":{"flops":"0","transcendentals":"1"}}}
   %gemm = (f32[16,8]{1,0}, s8[64]{0}) custom-call(%a, %b), custom_call_target="__cublas$gemm", \
 backend_config={"gemm":{"dot_dimension_numbers":{"lhs_contracting_dimensions":["1"]}}}
   %q = bf16[2,64,3,16]{3,2,1,0} parameter(4)

@@ -197,6 +197,14 @@ def test_batches_that_do_not_divide_are_refused():
         eight.check(5, 1)
 
 
+AXES = {None: (1, 8), "data=2": (2, 4), "fsdp=2": (4, 2)}
+
+
+@pytest.mark.parametrize(("text", "sizes"), AXES.items())
+def test_axes_that_are_left_out_take_the_devices_that_remain(text, sizes):
+    assert tuple(engine("mesh", text).mesh.shape.values()) == sizes
+
+
 BAD_ENGINES = {
     "name": (("tpu", None), "parallel='tpu' must be one of jit, pmap, mesh"),
     "mesh without": (("pmap", "data=8"), "mesh='data=8' is for parallel='mesh'"),

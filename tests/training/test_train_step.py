@@ -18,6 +18,7 @@ from jaxbert.models import (
     split_model,
 )
 from jaxbert.optim import OptimizerConfig, RatePlan
+from jaxbert.optim.layers import leaf_paths
 from jaxbert.tasks import TEXT_CLASSIFICATION
 from jaxbert.tasks.losses import token_classification
 from jaxbert.training.step import global_norm, init_state, make_eval_step, make_train_step
@@ -232,3 +233,33 @@ def test_the_norm_sees_one_bad_number():
     for bad in (np.nan, np.inf):
         params["head"]["classifier"]["bias"] = params["head"]["classifier"]["bias"].at[1].set(bad)
         assert not np.isfinite(global_norm(params))
+
+
+def test_what_products_alone_read_is_gathered_in_their_dtype(tokenized):
+    config = BertConfig(**tiny.SHAPE | {"num_hidden_layers": 1})
+    model = BertForSequenceClassification(
+        config, rngs=nnx.Rngs(0), compute=Compute(dtype="bfloat16")
+    )
+    graphdef, params = split_model(model)
+    plan = RatePlan.make(tiny.PLAIN, params, 10, 2)
+    given = {}
+
+    def shard(function):
+        def run(params, *rest):
+            rows, (loss, count, grads) = function(params, *rest)
+            for path, leaf, grad in zip(
+                leaf_paths(params), jax.tree.leaves(params), jax.tree.leaves(grads), strict=True
+            ):
+                given[path] = leaf.dtype.name, grad.dtype.name
+            return rows, (loss, count, grads)
+
+        return run
+
+    batch = next(Batches(tokenized, BATCH, max_length=16).epoch(0))
+    batch.pop("example_ids")
+    step = make_train_step(graphdef, plan, TEXT_CLASSIFICATION, shard=shard)
+    jax.eval_shape(step, init_state(params, plan.optimizer, 3), batch)
+    kernels = {path for path in given if path.endswith("/kernel")}
+    assert {given[path] for path in kernels} == {("bfloat16", "float32")}
+    assert {given[path] for path in given.keys() - kernels} == {("float32", "float32")}
+    assert len(kernels) == 8  # six of the layer, pooler and classifier

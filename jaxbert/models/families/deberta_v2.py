@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxbert.errors import InputError
 from jaxbert.models import heads, model
-from jaxbert.models.attention import ATTENTION_SITE, SelfAttention, attention
+from jaxbert.models.attention import ATTENTION_SITE, SelfAttention, attention, with_biases
 from jaxbert.models.compute import Compute
 from jaxbert.models.config import EncoderConfig
 from jaxbert.models.dropout import Dropout, dropout
@@ -221,7 +221,8 @@ class DisentangledSelfAttention(SelfAttention):
         relative: the table of distances.
         """
         assert relative is not None  # DebertaV2Embeddings has it
-        query, key, value = self._project(x, None)
+        *projected, biases = self._project(x, None)
+        query, key, value = with_biases(tuple(projected), biases)
         scale = (query.shape[-1] * (1 + len(self.config.pos_att_type))) ** -0.5
         context = attention(
             query,
@@ -235,7 +236,7 @@ class DisentangledSelfAttention(SelfAttention):
             dropout=dropout,
             compute=self.compute,
         )
-        return self.output(take_columns(context.reshape(x.shape), columns))
+        return self.output.unbiased(take_columns(context.reshape(x.shape), columns))
 
     def _by_distance(
         self, query: Array, key: Array, table: Array, state: Dropout | None

@@ -22,12 +22,14 @@ from jaxbert.models.dropout import Bits, head_bits, masked
 Array = jax.Array
 
 LANES = 128  # a TPU's registers are 8 x 128: a program takes as many heads as fill them
+SUBLANES = 8
 MAX_LENGTH = 512  # of a row: float32 [512, 512] is 1 MiB, and a few are alive at once
 
 
 class _Static(NamedTuple):
     """What is known when the kernel is compiled."""
 
+    scale: float
     rate: float
     heads: int
     width: int
@@ -49,17 +51,21 @@ def tpu_attention(
     value: Array,
     segments: tuple[Array, Array],
     bits: Bits | None,
+    biases: tuple[Array | None, ...] = (None, None, None),
     *,
+    scale: float = 1.0,
     rate: float,
     compute: Compute,
     interpret: bool = False,
 ) -> Array:
-    """softmax(query @ key^T) @ value for each head, with dropout on the probabilities.
+    """softmax(query @ key^T * scale) @ value for each head, with dropout on the probabilities.
 
     Args:
-      query: scaled. query, key, value: [B, L, N, H].
+      query, key, value: [B, L, N, H].
       segments: of the queries and of the keys, [B, L] int each; a query sees keys of its own.
       bits: from `token_bits`, [B, L] uint32 each; None = no dropout.
+      biases: of query, key and value, [N * H] each, added first; None = none. Their gradients are
+        summed where those of the rows are at hand.
       interpret: compute what the kernel says by plain operations, on any device: to test it.
 
     Returns:
@@ -68,49 +74,67 @@ def tpu_attention(
     Reference: Dao et al. 2022 (FlashAttention), for computing scores twice instead of storing them.
     """
     heads, width = query.shape[2:]
-    static = _Static(rate, heads, width, compute, interpret)
+    static = _Static(scale, rate, heads, width, compute, interpret)
+    none = jnp.zeros(heads * width)
+    lines = tuple((none if b is None else b).astype(jnp.float32)[None] for b in biases)
     rows = (x.reshape(*x.shape[:2], -1).astype(compute.operand_dtype) for x in (query, key, value))
     pairs = (segments,) if bits is None else (segments, bits)
-    # Queries as columns and keys as lines, which is how they meet in [L, L].
-    meets = tuple((asking[:, :, None], answering[:, None, :]) for asking, answering in pairs)
-    return _fused(static, *rows, meets).reshape(query.shape)
+    meets = tuple((asking[:, None], answering[:, None]) for asking, answering in pairs)
+    return _fused(static, *rows, lines, meets).reshape(query.shape)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _fused(static: _Static, query: Array, key: Array, value: Array, meets: Any) -> Array:
-    return _forward(static, query, key, value, meets)[0]
+def _fused(
+    static: _Static, query: Array, key: Array, value: Array, biases: Any, meets: Any
+) -> Array:
+    return _forward(static, query, key, value, biases, meets)[0]
 
 
 def _forward(static: _Static, *inputs: Any) -> tuple[Array, Any]:
-    return _call(_forward_kernel, static, inputs, outputs=1, products=2), inputs
+    (out,) = _call(_forward_kernel, static, inputs, outputs=1, products=2)
+    return out, inputs
 
 
 def _backward(static: _Static, inputs: Any, g: Array) -> tuple[Any, ...]:
     g = g.astype(static.compute.operand_dtype)
-    *rows, meets = inputs
-    grads = _call(_backward_kernel, static, (*rows, g, meets), outputs=3, products=5)
-    return *grads, None
+    *rows, biases, meets = inputs
+    inputs = (*rows, g, biases, meets)
+    *grads, d_query, d_key, d_value = _call(
+        _backward_kernel, static, inputs, outputs=3, products=5, sums=3
+    )
+    return *grads, (d_query, d_key, d_value), None
 
 
 _fused.defvjp(_forward, _backward)
 
 
-def _call(kernel: Any, static: _Static, inputs: Any, outputs: int, products: int) -> Any:
-    """The kernel over a grid of rows and of heads that fill the lanes."""
-    *rows, meets = inputs
+def _call(
+    kernel: Any, static: _Static, inputs: Any, outputs: int, products: int, sums: int = 0
+) -> Any:
+    """The kernel over a grid of rows and of heads that fill the lanes.
+
+    outputs: arrays like the query. sums: vectors to which every program adds.
+    """
+    *rows, biases, meets = inputs
     batch, length, features = rows[0].shape
     block = pl.BlockSpec((1, length, LANES), lambda row, group: (row, 0, group))
-    column = pl.BlockSpec((1, length, 1), lambda row, group: (row, 0, 0))
     line = pl.BlockSpec((1, 1, length), lambda row, group: (row, 0, 0))
-    shape = jax.ShapeDtypeStruct(rows[0].shape, static.compute.activation_dtype)
+    bias = pl.BlockSpec((1, LANES), lambda row, group: (0, group))
+    # All of it for every program: one of some lanes would have to be left and come back to.
+    total = pl.BlockSpec((1, features), lambda row, group: (0, 0))
+    like = jax.ShapeDtypeStruct(rows[0].shape, static.compute.activation_dtype)
     scores = batch * static.heads * length**2
     moved = (len(rows) + outputs) * rows[0].nbytes
     return pl.pallas_call(
         partial(kernel, static),
         grid=(batch, features // LANES),
-        in_specs=[*(block for _ in rows), tuple((column, line) for _ in meets)],
-        out_specs=block if outputs == 1 else (block,) * outputs,
-        out_shape=shape if outputs == 1 else (shape,) * outputs,
+        in_specs=[
+            *(block for _ in rows),
+            tuple(bias for _ in biases),
+            tuple((line, line) for _ in meets),
+        ],
+        out_specs=[block] * outputs + [total] * sums,
+        out_shape=[like] * outputs + [jax.ShapeDtypeStruct((1, features), jnp.float32)] * sums,
         cost_estimate=pl.CostEstimate(
             flops=2 * products * scores * static.width, transcendentals=scores, bytes_accessed=moved
         ),
@@ -119,13 +143,23 @@ def _call(kernel: Any, static: _Static, inputs: Any, outputs: int, products: int
     )(*inputs)
 
 
+# Scores are held as [keys, queries]: what there is one of for each query, as the sum of its
+# softmax, then fills the lanes of a register, not one lane of many registers, and two of the
+# backward pass's three sums over tokens need nothing turned around. The heads of a program stay
+# side by side: a product with the others' lanes set to zero takes no longer than one of few lanes.
+
+
 def _forward_kernel(
-    static: _Static, query: Any, key: Any, value: Any, meets: Any, out: Any
+    static: _Static, query: Any, key: Any, value: Any, biases: Any, meets: Any, out: Any
 ) -> None:
+    q, k, v = _biased(static, (query, key, value), biases)
+    seen, key_bits = _pairs(meets)
+    found = jnp.zeros(q.shape, jnp.float32)
     for own, head in _heads(static):
-        probabilities = _probabilities(static, query[0, :, own], key[0, :, own], meets)
-        probabilities = masked(probabilities, _bits(meets, head), static.rate)
-        out[0, :, own] = _product(static, probabilities, value[0, :, own], 1, 0).astype(out.dtype)
+        bits = _bits(meets, key_bits, head)
+        probabilities = masked(_probabilities(static, q, k, own, seen), bits, static.rate)
+        found = jnp.where(own, _product(static, probabilities, v, 0, 0), found)
+    out[0] = found.astype(out.dtype)
 
 
 def _backward_kernel(
@@ -134,45 +168,79 @@ def _backward_kernel(
     key: Any,
     value: Any,
     g: Any,
+    biases: Any,
     meets: Any,
-    d_query: Any,
-    d_key: Any,
-    d_value: Any,
+    *outputs: Any,
 ) -> None:
+    *grads, d_query, d_key, d_value = outputs
+    q, k, v = _biased(static, (query, key, value), biases)
+    d_out = g[0]
+    seen, key_bits = _pairs(meets)
+    found = [jnp.zeros(q.shape, jnp.float32)] * 3
     for own, head in _heads(static):
-        q, k, v, d_out = (x[0, :, own] for x in (query, key, value, g))
-        bits = _bits(meets, head)
-        probabilities = _probabilities(static, q, k, meets)
-        d_probabilities = masked(_product(static, d_out, v, 1, 1), bits, static.rate)
-        weighted = probabilities * d_probabilities
-        d_scores = weighted - probabilities * weighted.sum(axis=-1, keepdims=True)
-        d_query[0, :, own] = _product(static, d_scores, k, 1, 0).astype(d_query.dtype)
-        d_key[0, :, own] = _product(static, d_scores, q, 0, 0).astype(d_key.dtype)
+        bits = _bits(meets, key_bits, head)
+        probabilities = _probabilities(static, q, k, own, seen)
+        d_dropped = _product(static, jnp.where(own, v, jnp.zeros_like(v)), d_out, 1, 1)
+        d_probabilities = masked(d_dropped, bits, static.rate)
+        mean = (probabilities * d_probabilities).sum(axis=0, keepdims=True)
+        d_scores = probabilities * (d_probabilities - mean)
         dropped = masked(probabilities, bits, static.rate)
-        d_value[0, :, own] = _product(static, dropped, d_out, 0, 0).astype(d_value.dtype)
+        of_head = (
+            _product(static, d_scores, k, 0, 0) * static.scale,
+            _product(static, d_scores, q, 1, 0),
+            _product(static, dropped, d_out, 1, 0),
+        )
+        found = [jnp.where(own, new, old) for new, old in zip(of_head, found, strict=True)]
+
+    @pl.when((pl.program_id(0) == 0) & (pl.program_id(1) == 0))
+    def _() -> None:
+        for total in (d_query, d_key, d_value):
+            total[...] = jnp.zeros_like(total)
+
+    lanes = pl.ds(pl.multiple_of(pl.program_id(1) * LANES, LANES), LANES)
+    for ref, total, gradient in zip(grads, (d_query, d_key, d_value), found, strict=True):
+        ref[0] = gradient.astype(ref.dtype)
+        total[:, lanes] += gradient.sum(axis=0, keepdims=True)
+
+
+def _biased(static: _Static, rows: Any, biases: Any) -> Any:
+    """Query, key and value [L, LANES] as products read them, the query scaled."""
+    scales = (static.scale, 1.0, 1.0)
+    for x, bias, scale in zip(rows, biases, scales, strict=True):
+        added = (x[0].astype(jnp.float32) + bias[...]) * scale
+        yield added.astype(static.compute.operand_dtype)
 
 
 def _heads(static: _Static) -> Any:
-    """(its columns of the block, its number) of each head of this program."""
-    together = LANES // static.width
+    """(which lanes are its own, [1, LANES]; its number) of each head of this program."""
+    together, lane = LANES // static.width, lax.broadcasted_iota(jnp.int32, (1, LANES), 1)
     for i in range(together):
-        yield pl.ds(i * static.width, static.width), pl.program_id(1) * together + i
+        own = (lane >= i * static.width) & (lane < (i + 1) * static.width)
+        yield own, pl.program_id(1) * together + i
 
 
-def _probabilities(static: _Static, query: Array, key: Array, meets: Any) -> Array:
-    """[L, L] float32, before dropout."""
+def _pairs(meets: Any) -> tuple[Array, Array | None]:
+    """What all heads share: (which keys the queries see, [L, L]; the bits of the keys, [L, 1])."""
     asking, answering = meets[0]
-    scores = _product(static, query, key, 1, 1)
-    scores = jnp.where(asking[0] == answering[0], scores, jnp.finfo(jnp.float32).min)
-    weights = jnp.exp(scores - scores.max(axis=-1, keepdims=True))
-    return weights / weights.sum(axis=-1, keepdims=True)
+    seen = _column(answering[0]) == asking[0]
+    return seen, _column(meets[1][1][0]) if len(meets) > 1 else None
 
 
-def _bits(meets: Any, head: Array) -> Bits | None:
-    if len(meets) == 1:
-        return None
-    asking, answering = meets[1]
-    return head_bits(asking[0], head), answering[0]
+def _column(line: Array) -> Array:
+    """[1, L] -> [L, 1]."""
+    return jnp.broadcast_to(line, (SUBLANES, line.shape[1])).T[:, :1]
+
+
+def _probabilities(static: _Static, query: Array, key: Array, own: Array, seen: Array) -> Array:
+    """[keys, queries] float32 of the head with these lanes, before dropout."""
+    scores = _product(static, key, jnp.where(own, query, jnp.zeros_like(query)), 1, 1)
+    scores = jnp.where(seen, scores, jnp.finfo(jnp.float32).min)
+    weights = jnp.exp(scores - scores.max(axis=0, keepdims=True))
+    return weights * (1 / weights.sum(axis=0, keepdims=True))
+
+
+def _bits(meets: Any, key_bits: Array | None, head: Array) -> Bits | None:
+    return None if key_bits is None else (head_bits(meets[1][0][0], head), key_bits)
 
 
 def _product(static: _Static, a: Array, b: Array, of_a: int, of_b: int) -> Array:

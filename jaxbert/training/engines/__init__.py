@@ -58,8 +58,8 @@ def make_engine(
 
     Args:
       name: one of `ENGINES`.
-      mesh: as in "data=4,fsdp=2"; an axis that is left out takes the devices that remain, `data`
-        before `fsdp`. For the engine "mesh" only.
+      mesh: as in "data=4,fsdp=2"; an axis that is left out takes the devices that remain, `fsdp`
+        before `data`. For the engine "mesh" only.
       devices: None = all there are, also those of other processes; "jit" takes the first.
 
     Raises:

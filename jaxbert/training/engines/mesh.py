@@ -110,15 +110,17 @@ def make_mesh(text: str, devices: Sequence[jax.Device]) -> Mesh:
     """The mesh of "data=4,fsdp=2".
 
     Args:
-      text: an axis that is left out takes the devices that remain, `data` before `fsdp`.
+      text: an axis that is left out takes the devices that remain, `fsdp` before `data`: as many
+        bytes are sent as for replicas (their gradients' sum is a sum of parts and a gathering of
+        them), and each device has only its part of the update to do.
 
     Raises:
       InputError: the text is another, or its axes do not use up the devices.
     """
     sizes = _axis_sizes(text)
-    if DATA not in sizes:
-        sizes[DATA] = max(1, len(devices) // sizes.setdefault(FSDP, 1))
-    sizes.setdefault(FSDP, max(1, len(devices) // sizes[DATA]))
+    if FSDP not in sizes:
+        sizes[FSDP] = max(1, len(devices) // sizes.setdefault(DATA, 1))
+    sizes.setdefault(DATA, max(1, len(devices) // sizes[FSDP]))
     data, fsdp = sizes[DATA], sizes[FSDP]
     if data * fsdp != len(devices):
         raise InputError(
