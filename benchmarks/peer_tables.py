@@ -18,6 +18,7 @@ from benchmarks.peers import (
     Case,
     read_agreements,
     read_programs,
+    sides_of,
 )
 
 NAMES = {
@@ -59,7 +60,9 @@ def peers() -> str:
     rows = [r for case in FULL if found[case].keys() - {OURS} for r in _rows(case, found[case])]
     if not rows:
         return "Not compiled yet: `python -m benchmarks.peers` does."
-    return f"{table(['step', 'side', *COLUMNS, *RATIOS], rows)}\n\n{NOTE}"
+    missing = [case.name for case in CASES if found[case].keys() < {*sides_of(case)}]
+    rest = f" Not compiled yet, at least for one: {', '.join(missing)}." if missing else ""
+    return f"{table(['step', 'side', *COLUMNS, *RATIOS], rows)}\n\n{NOTE}{rest}"
 
 
 def _rows(case: Case, programs: Mapping[str, dict[str, Any]]) -> list[list[str]]:

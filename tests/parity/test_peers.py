@@ -222,6 +222,8 @@ def test_the_tables_by_hand(monkeypatch):
     assert f"{step} KerasHub | {both.format('8.0', '1000.0')} 2.00 | 2.00 |" in table
     (failed,) = [line for line in table if "not compiled: no memory" in line]
     assert failed.count("|") == table[0].count("|")
+    assert f"Not compiled yet, at least for one: {full.name}, " in table[-1]
+    assert packed.name not in table[-1]
     film = peer_tables.film().splitlines()
     assert f"| {full.topology} | jaxbert | 112 x 64 | 0.8 | 100.0 |  |  |" in film
     assert f"| {full.topology} | KerasHub | 256 x 64 | 3.2 | 400.0 | 4.00 | 4.00 |" in film
