@@ -2,6 +2,7 @@
 # make test   everything that CI runs
 # make bench  time training and inference against PyTorch
 # make bench-environments  so that `bench` has HF Flax and KerasHub too
+# make peer-environments   for `python -m benchmarks.peers`
 #
 # Each makes the environment it needs in $(VENV) from pyproject.toml, once.
 
@@ -13,7 +14,7 @@ PIP := $(BIN)/python -m pip install --quiet
 PYTEST := -n 2 --dist loadfile
 NEWER := $(VENV)-3.12
 
-.PHONY: demo test lint test-newer bench bench-environments env env-test clean
+.PHONY: demo test lint test-newer bench bench-environments peer-environments env env-test clean
 
 demo: env
 	$(BIN)/jaxbert demo $(ARGS)
@@ -39,9 +40,15 @@ test-newer:
 # Other packages' sides need environments of their own; without them `bench` leaves those out.
 bench-environments: .venv-hf-flax/ready .venv-keras-hub/ready
 
+peer-environments: .venv-hf-flax-export/ready .venv-keras-hub/ready .venv-torchax/ready
+
 .venv-hf-flax/ready: benchmarks/environments/hf_flax.txt
-	$(PYTHON) -m venv .venv-hf-flax
-	.venv-hf-flax/bin/python -m pip install --quiet --requirement $<
+.venv-hf-flax-export/ready: benchmarks/environments/hf_flax_export.txt
+.venv-torchax/ready: benchmarks/environments/torchax.txt
+
+.venv-hf-flax/ready .venv-hf-flax-export/ready .venv-torchax/ready:
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --requirement $<
 	touch $@
 
 .venv-keras-hub/ready: benchmarks/environments/keras_hub.txt

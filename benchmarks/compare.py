@@ -107,6 +107,21 @@ def side_environment(device: str) -> dict[str, str]:
     return env
 
 
+def make_files(workload: Workload, directory: Path, env: Mapping[str, str]) -> None:
+    """Writes what all sides read; SideError where that fails.
+
+    In a process of its own: its memory would count in the peak of those started from here.
+    """
+    work = json.dumps(dataclasses.asdict(workload))
+    command = [sys.executable, "-m", "benchmarks.workload", work, str(directory)]
+    # The models are drawn on the CPU, and reviews may have to be fetched.
+    env = {**env, "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
+    if done.returncode:
+        words = " / ".join(done.stderr.strip().splitlines()[-ERROR_LINES:])
+        raise SideError(f"{workload.name}: preparing the files failed: {words}")
+
+
 class Comparison:
     """One workload on several sides.
 
@@ -155,15 +170,7 @@ class Comparison:
             self.results[name] = {"error": str(error)}
 
     def _prepare(self) -> None:
-        # In a process of its own: its memory would count in the peak of those started from here.
-        work = json.dumps(dataclasses.asdict(self.workload))
-        command = [sys.executable, "-m", "benchmarks.workload", work, str(self.directory)]
-        # The models are drawn on the CPU, and reviews may have to be fetched.
-        env = self.env | {"JAX_PLATFORMS": "cpu"}
-        done = subprocess.run(command, env=env, capture_output=True, text=True)
-        if done.returncode:
-            words = " / ".join(done.stderr.strip().splitlines()[-ERROR_LINES:])
-            raise SideError(f"{self.workload.name}: preparing the files failed: {words}")
+        make_files(self.workload, self.directory, self.env)
 
     def _start(self, stack: contextlib.ExitStack, name: str) -> SideProcess:
         # A cache of its own: a program that another process compiled would cost nothing here.

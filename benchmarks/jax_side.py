@@ -1,4 +1,4 @@
-"""What the sides on JAX have in common: where they run, waiting, memory, the shared recipe's rates.
+"""What the sides on JAX have in common: where they run, waiting, memory, their step as a program.
 
 Works on every JAX from 0.4 on, and imports no jaxbert.
 """
@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.export
 import numpy as np
 
 from benchmarks import padding
 from benchmarks.protocol import Side
-from benchmarks.results import cores, peak_memory_bytes
+from benchmarks.results import cores, environment, peak_memory_bytes
 from benchmarks.workload import Workload, read_data
 
 # Every length of a batch is a program; with these few, padding costs little more than none.
@@ -24,7 +25,8 @@ MULTIPLE = 16
 class JaxSide(Side):
     """See `Side`. Where it runs is said by JAX_PLATFORMS, before jax is imported.
 
-    `_state` is what a step hands to the next, `_results` what steps gave since the last wait.
+    `_state` is what a step hands to the next, `_results` what steps gave since the last wait. Of a
+    state that is no `TrainState`, a subclass says where the weights and AdamW's moments are.
     """
 
     _state: Any
@@ -43,6 +45,35 @@ class JaxSide(Side):
         if device.platform == "cpu":
             return peak_memory_bytes()
         return device.memory_stats()["peak_bytes_in_use"]
+
+    def first_moment(self, addresses: str, file: str) -> None:
+        """Does the first batch's step, and writes AdamW's first moment: (1 - beta1) times the
+        clipped gradient, as the step itself has computed it.
+
+        Args:
+          addresses: of files like this side's, but each number of the checkpoint is its place in
+            it. Loaded as weights they say where those come from, whatever a side calls them.
+          file: an array [P] float32 of all numbers, in the order of the checkpoint.
+        """
+        guide = type(self)(self.workload, Path(addresses), "cpu")
+        places = np.concatenate([np.ravel(leaf) for leaf in guide._weights()]).astype(int)
+        if not np.array_equal(np.sort(places), np.arange(len(places))):
+            raise ValueError("the weights are not those of the checkpoint, each of them once")
+        self.step(next(iter(self.batches())))
+        self.wait()
+        found = np.empty(len(places), np.float32)
+        found[places] = np.concatenate([np.ravel(leaf) for leaf in self._moments()])
+        np.save(file, found)
+
+    def _weights(self) -> list[Any]:
+        """What is trained, in an order of the side's own."""
+        return jax.tree.leaves(self._state.params)
+
+    def _moments(self) -> list[Any]:
+        """AdamW's first moments in the same order."""
+        from optax import tree_utils  # not above: not every side has it
+
+        return jax.tree.leaves(tree_utils.tree_get(self._state.opt_state, "mu"))
 
 
 class PaddedJaxSide(JaxSide):
@@ -73,3 +104,24 @@ class PaddedJaxSide(JaxSide):
             inputs = {name: value for name, value in batch.items() if name != "labels"}
             result = self._logits(self._state, inputs)
         self._results.append(result)
+
+    def export(self, platform: str, file: str) -> dict[str, str]:
+        """Writes the training step, (leaves of the state, a batch) -> (leaves, loss), as StableHLO.
+
+        Args:
+          platform: as jax calls it, "tpu" or "cuda"; it need not be here.
+
+        Returns:
+          The versions of the packages that it was made with.
+        """
+        leaves, tree = jax.tree.flatten(self._state)
+
+        def step(leaves: list[Any], batch: Mapping[str, Any]) -> tuple[list[Any], Any]:
+            state, loss = self._update(jax.tree.unflatten(tree, leaves), batch)
+            return jax.tree.leaves(state), loss
+
+        batch = dict(next(iter(self.batches())))
+        shapes = jax.eval_shape(lambda *arrays: arrays, leaves, batch)
+        exported = jax.export.export(jax.jit(step), platforms=[platform])(*shapes)
+        Path(file).write_bytes(exported.serialize())
+        return environment()["versions"]

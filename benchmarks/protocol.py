@@ -7,6 +7,8 @@ A request is {"do": NAME, ...}, its answer {"answer": VALUE} or {"error": TEXT}:
   warm_up  -> seconds that the first step of every batch shape took longer than the second
   round    -> seconds per step of one pass over the examples, to the end of the last step
   memory   -> the most bytes held so far: of the process, or on its accelerator
+
+and, of sides on JAX, what `peers` asks: first_moment and export, see `jax_side`.
 """
 
 from __future__ import annotations
@@ -100,7 +102,7 @@ def serve(make: Callable[..., Side]) -> None:
                 side = make(workload, Path(request.pop("directory")), **request)
                 answer = side.about()
             else:
-                answer = getattr(side, do)()
+                answer = getattr(side, do)(**request)
             reply = {"answer": answer}
         except Exception as error:  # of any library: it is reported, and the others go on
             reply = {"error": f"{type(error).__name__}: {error}"}

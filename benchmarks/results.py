@@ -13,7 +13,8 @@ from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
 _PACKAGES = (
-    "jaxbert", "jax", "jaxlib", "flax", "optax", "numpy", "tokenizers", "torch", "transformers",
+    "jaxbert", "jax", "jaxlib", "libtpu", "jax-cuda12-plugin", "flax", "optax", "numpy",
+    "tokenizers", "torch", "torchax", "transformers", "keras", "keras-hub",
 )  # fmt: skip
 
 

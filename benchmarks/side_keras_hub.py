@@ -58,8 +58,16 @@ class KerasHubSide(PaddedJaxSide):
         if workload.kind == "train":
             model.optimizer.build(model.trainable_variables)
             self._state += values(model.optimizer.variables, model.metrics_variables)
+            kept = [id(variable) for variable in model.optimizer.variables]
+            self._moment_places = [kept.index(id(moment)) for moment in model.optimizer._momentums]
         self._logits = lambda state, batch: predict(state[:2], (named(batch),))[0]
         self._update = lambda state, batch: swapped(train(state, (named(batch), batch["labels"])))
+
+    def _weights(self) -> list[Any]:
+        return self._state[0]
+
+    def _moments(self) -> list[Any]:
+        return [self._state[2][place] for place in self._moment_places]
 
 
 def values(*groups: list[Any]) -> tuple[list[jax.Array], ...]:
@@ -69,9 +77,9 @@ def values(*groups: list[Any]) -> tuple[list[jax.Array], ...]:
 
 def named(batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """A batch's inputs as KerasHub calls them."""
-    ids = batch["input_ids"]
-    mask = batch.get("attention_mask", np.ones_like(ids))
-    return {"token_ids": ids, "segment_ids": np.zeros_like(ids), "padding_mask": mask}
+    ids = batch["input_ids"]  # of numpy or, in a step that is written to a file, of a trace
+    mask = batch.get("attention_mask", 0 * ids + 1)
+    return {"token_ids": ids, "segment_ids": 0 * ids, "padding_mask": mask}
 
 
 def swapped(pair: tuple[Any, Any]) -> tuple[Any, Any]:

@@ -17,7 +17,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from benchmarks import trust_tables
+from benchmarks import peer_tables, trust_tables
 from benchmarks.level_tables import level, whole_runs
 from benchmarks.markdown import machine, table
 from benchmarks.plan_tables import kernel_cycles, plan_parts, plans
@@ -253,6 +253,7 @@ TABLES = {
     "main lab": main_lab,
     "claims": claims,
     "plans": plans,
+    **peer_tables.TABLES,
     **trust_tables.TABLES,
     "plan parts": plan_parts,
     "kernel cycles": kernel_cycles,

@@ -19,6 +19,7 @@ from jaxbert.plan.hardware import Topology
 from jaxbert.plan.hlo import Program
 from jaxbert.plan.products import product_flops
 from jaxbert.plan.sending import collectives
+from jaxbert.plan.traffic import launches
 from jaxbert.tasks import TEXT_CLASSIFICATION, abstract_model
 from jaxbert.training.assemble import check_max_length, make_step
 from jaxbert.training.config import TrainConfig
@@ -51,12 +52,14 @@ class Plan:
       utilisation: model_flops over what the device could do in the modelled time.
       parts: {part of the model: its share of all of it}.
       kernels: how many custom kernels of which kind compute attention.
+      launches: how many kernels of all kinds start in a step: fusions and custom calls.
     """
 
     topology: str
     mesh: dict[str, int]
     batch_size: int
     max_length: int
+    segments: int
     accumulation: int
     dtype: str
     params: int
@@ -74,6 +77,7 @@ class Plan:
     utilisation: float
     parts: dict[str, Cost]
     kernels: dict[str, int]
+    launches: int
     compile_seconds: float
 
     @property
@@ -92,6 +96,7 @@ def make_plan(
     topology: Topology,
     training: TrainConfig,
     compute: Compute = Compute(dtype="bfloat16"),  # noqa: B008 (frozen)
+    segments: int = 1,
 ) -> Plan:
     """Compiles the training step of a sequence classifier, every row of full length.
 
@@ -99,6 +104,7 @@ def make_plan(
       training: of it batch_size, accumulation, max_length, optimizer and mesh; everything is split
         over a mesh.
       compute: dtypes and memory; the platform is the topology's.
+      segments: examples that share a row; batch_size counts rows.
 
     Raises:
       InputError: what does not divide over the devices; a length beyond the model's positions.
@@ -109,37 +115,57 @@ def make_plan(
     engine = make_engine("mesh", training.mesh, topology.devices)
     engine.check(training.batch_size, training.accumulation)
     compute = dataclasses.replace(compute, platform=topology.chip.platform)
-    step, state, rest = _step(model, compute, training, engine)
-    start = time.perf_counter()
+    step, state, rest = _step(model, compute, training, engine, segments)
     lowered = engine.compile(step, donate=True).lower(state, *rest)
-    try:
-        compiled = lowered.compile()
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        raise DoesNotFit(f"{topology.name}, batch_size={training.batch_size}: {error}") from None
-    seconds = time.perf_counter() - start
-    program, devices = Program(compiled.as_text()), len(topology.devices)
-    memory, step_costs = _memory(compiled), _costs(program, topology, dtype)
-    asked = training_flops(model, training.batch_size, training.max_length) // devices
+    counts = compile_and_count(lowered, topology, dtype, training.batch_size)
+    asked = training_flops(model, training.batch_size, training.max_length, segments)
+    asked //= len(topology.devices)
     return Plan(
         topology=topology.name,
         mesh=dict(engine.mesh.shape),
         batch_size=training.batch_size,
         max_length=training.max_length,
+        segments=segments,
         accumulation=training.accumulation,
         dtype=dtype,
         params=_held(state.params),
         optimizer_state=_held(state.opt_state),
-        activations=memory["activations"],
-        peak=memory["peak"],
-        memory=int(topology.chip.memory),
-        **step_costs,
+        **counts,
         model_flops=asked,
-        utilisation=asked / (step_costs["modelled_seconds"] * topology.chip.flops[dtype]),
-        kernels=program.kernels(),
-        compile_seconds=seconds,
+        utilisation=asked / (counts["modelled_seconds"] * topology.chip.flops[dtype]),
     )
+
+
+def compile_and_count(
+    lowered: Any, topology: Topology, dtype: str, batch_size: int
+) -> dict[str, Any]:
+    """What a program takes of each device of a slice, as `Plan` names it; anybody's program.
+
+    Args:
+      lowered: for the slice's devices.
+      dtype: of its products, whose rate at the chip's peak is taken.
+      batch_size: of the program, for the error to name.
+
+    Raises:
+      DoesNotFit: so much memory is missing that the compiler gave up.
+    """
+    start = time.perf_counter()
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise DoesNotFit(f"{topology.name}, {batch_size=}: {error}") from None
+    seconds = time.perf_counter() - start
+    program = Program(compiled.as_text())
+    return {
+        **_memory(compiled),
+        "memory": int(topology.chip.memory),
+        **_costs(program, topology, dtype),
+        "kernels": program.kernels(),
+        "launches": launches(program),
+        "compile_seconds": seconds,
+    }
 
 
 def _check(model: EncoderConfig, topology: Topology, training: TrainConfig, dtype: str) -> None:
@@ -150,7 +176,11 @@ def _check(model: EncoderConfig, topology: Topology, training: TrainConfig, dtyp
 
 
 def _step(
-    model: EncoderConfig, compute: Compute, training: TrainConfig, engine: MeshEngine
+    model: EncoderConfig,
+    compute: Compute,
+    training: TrainConfig,
+    engine: MeshEngine,
+    segments: int = 1,
 ) -> tuple[Any, Any, Any]:
     """(the training step, its state, its other arguments), the arrays as shapes with a place."""
     graphdef, params = split_model(abstract_model(TEXT_CLASSIFICATION, model, compute))
@@ -168,9 +198,9 @@ def _step(
     batch = {
         **{name: placed((rows, length), jnp.int32, engine.rows) for name in whole},
         "token_index": placed((rows, length), jnp.uint32, engine.rows),
-        "segment_starts": placed((rows, 1), jnp.int32, engine.rows),
-        "labels": placed((rows, 1), jnp.int32, engine.rows),
-        "weights": placed((rows, 1), jnp.float32, engine.rows),
+        "segment_starts": placed((rows, segments), jnp.int32, engine.rows),
+        "labels": placed((rows, segments), jnp.int32, engine.rows),
+        "weights": placed((rows, segments), jnp.float32, engine.rows),
     }
     rates = {group: placed((), jnp.float32) for group in plan.peaks}
     return step, state, (batch, rates)

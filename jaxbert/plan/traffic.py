@@ -48,6 +48,15 @@ def moved(program: Program, i: Instruction, *, has_vmem: bool) -> Moved:
     return Moved(main, chip)
 
 
+def launches(program: Program) -> int:
+    """How many kernels a step starts: fusions and custom calls that move or compute something."""
+    return sum(
+        program.times[i.computation]
+        for i in program.operations
+        if i.opcode in ("fusion", "custom-call") and target_of(i) not in _FREE_TARGETS
+    )
+
+
 def _reads(program: Program, i: Instruction) -> list[tuple[int, int]]:
     """(bytes, memory space) of each operand."""
     found, seen = [], set()

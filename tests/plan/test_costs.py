@@ -6,7 +6,7 @@ from jaxbert.plan.costs import PARTS, costs
 from jaxbert.plan.hardware import Chip
 from jaxbert.plan.hlo import Program
 from jaxbert.plan.products import product_flops
-from jaxbert.plan.traffic import Moved, moved
+from jaxbert.plan.traffic import Moved, launches, moved
 
 FLOPS, BANDWIDTH, CLOCK = 1e9, 1e6, 1e6
 TPU = Chip("tpu", "made up", 1e9, {"bfloat16": FLOPS}, BANDWIDTH, 1e9, ("1",), "nobody", CLOCK)
@@ -112,6 +112,13 @@ def test_where_there_is_no_such_memory_all_is_main_memory(program):
     for i in program.operations:
         if i.name in BY_HAND:
             assert moved(program, i, has_vmem=False) == Moved(sum(BY_HAND[i.name]))
+
+
+def test_what_a_loop_starts_counts_in_every_round(program):
+    # The product, the LayerNorm and the kernel; three rounds of taking and putting rows.
+    assert launches(program) == 3 + 3 * 2
+    free = TEXT.replace('custom_call_target="tpu_custom_call"', 'custom_call_target="Sharding"')
+    assert launches(Program(free)) == 2 + 3 * 2
 
 
 def test_costs_by_part(program):

@@ -308,10 +308,10 @@ def test_the_command(monkeypatch, tmp_path, capsys):
 
 
 MADE_UP = Plan(
-    topology="v5e:2x4", mesh={}, batch_size=1, max_length=32, accumulation=1, dtype="bfloat16",
-    params=1, optimizer_state=1, activations=1, peak=1, memory=1000, flops=1, model_flops=1,
-    hbm_bytes=1, vmem_bytes=1, sent={}, bounds={}, modelled_seconds=1, utilisation=1, parts={},
-    kernels={}, compile_seconds=1,
+    topology="v5e:2x4", mesh={}, batch_size=1, max_length=32, segments=1, accumulation=1,
+    dtype="bfloat16", params=1, optimizer_state=1, activations=1, peak=1, memory=1000, flops=1,
+    model_flops=1, hbm_bytes=1, vmem_bytes=1, sent={}, bounds={}, modelled_seconds=1,
+    utilisation=1, parts={}, kernels={}, launches=1, compile_seconds=1,
 )  # fmt: skip
 
 
