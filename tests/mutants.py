@@ -1,7 +1,7 @@
 """Mutants of a module: its source with one small thing changed, as a slip of the hand would.
 
 Left alone is what no test could or should notice: docstrings, texts, annotations, decorators, and
-assertions, which are notes to readers.
+assertions, which are notes to readers, as is the strict=True of a `zip`.
 """
 
 import ast
@@ -73,6 +73,8 @@ def _is_left_alone(node):
         return True
     if isinstance(node, ast.Assign) and isinstance(node.value, ast.Subscript):
         return ast.unparse(node.value.value)[:1].isupper()  # a name for a type
+    if isinstance(node, ast.keyword) and node.arg == "strict":
+        return isinstance(node.value, ast.Constant) and node.value.value is True
     return isinstance(node, ast.JoinedStr | ast.Import | ast.ImportFrom | ast.Assert)
 
 
