@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import functools
 import tomllib
 from typing import Any
 
@@ -76,18 +77,22 @@ def soak() -> str:
     command = "python -m tests.soak --minutes 60 --save"
     if not found:
         return _NONE.format(command)
-    row = found[-1]
-    numbers = {
-        f"one training of {row['minutes']:g} minutes: {row['steps']:,} steps, "
-        f"{row['evaluations']:,} evaluations, {row['checkpoints']:,} checkpoints":
-            f"{row['slope_mib_per_minute']:+.3f} a minute after {row['slope_after_minutes']:.1f}",
-        f"{row['evaluated']:,} evaluations": f"{row['evaluation_growth_mib']:+.1f} after the first "
-        f"{row['evaluated'] // 10}",
-        f"{row['trainers']} `Trainer`s that fit": f"{row['trainer_growth_mib'][-1]:+.1f} after the "
-        f"first {row['trainers'] // 10}, {row['trainer_growth_mib_each']:+.2f} each",
-    }  # fmt: skip
-    lines = table(["in one process", "memory, MiB"], [[*pair] for pair in numbers.items()])
-    return f"{lines}\n\n`{command}`; {machine(row)}."
+    parts = functools.reduce(dict.__or__, found)
+    lines = []
+    if run := parts.get("training"):
+        lines.append([
+            f"one training of {run['minutes'][-1]:.0f} minutes: {run['steps']:,} steps, "
+            f"{run['evaluations']:,} evaluations, {run['checkpoints']:,} checkpoints",
+            f"{run['mib'][-1]:.0f}",
+            f"{run['mib_per_minute']:+.2f} a minute after {run['after_minutes']:.0f}",
+        ])  # fmt: skip
+    for part, name in (("evaluations", "evaluations"), ("trainers", "`Trainer`s that fit")):
+        if run := parts.get(part):
+            grown = f"{run['mib_each']:+.3f} each after {run['warm']}"
+            lines.append([f"{run['times']:,} {name}", f"{run['mib'][-1]:.0f}", grown])
+    shown = table(["in one process", "MiB at its end", "MiB more"], lines)
+    drawn = "![The memory of one training, and of many trainers](results/soak.png)"
+    return f"{shown}\n\n{drawn}\n\n`{command}`; {machine(parts)}."
 
 
 def mutants() -> str:
