@@ -4,6 +4,7 @@ python -m tests.mutate jaxbert/optim/schedules.py                    # every mut
 python -m tests.mutate jaxbert/optim/*.py --sample 40 --seed 0       # some of each
 python -m tests.mutate jaxbert/weights/rename.py --line 62 --show    # those of a line, with a diff
 
+python -m tests.mutate jaxbert/tasks/answers.py --keyword "not command"    # by some of its tests
 python -m tests.mutate jaxbert/optim/*.py --again --save             # what survived the last time
 
 One process imports what all tests need, but nothing of ours, and forks for each mutant: the child
@@ -54,21 +55,25 @@ TESTS = {
     "tasks/entities.py": ("tasks/test_entities.py",),
     "tasks/label_sets.py": ("tasks/test_multi_label.py", "tasks/test_text_options.py"),
     "tasks/labels.py": ("data/test_sources.py", "tasks/test_text_options.py"),
-    "tasks/losses.py": ("training/test_losses.py", "tasks/test_text_options.py"),
+    "tasks/losses.py": ("training/test_losses.py",),
     "tasks/masked_lm.py": ("tasks/test_masked_lm.py",),
-    "tasks/metrics.py": ("training/test_metrics.py",),
+    "tasks/metrics.py": ("training/test_metrics.py", "tasks/test_multi_label.py"),
     "tasks/multi_label.py": ("tasks/test_multi_label.py",),
     "tasks/multiple_choice.py": ("tasks/test_multiple_choice.py",),
-    "tasks/question_answering.py": ("tasks/test_question_answering.py",),
+    "tasks/question_answering.py": (
+        "tasks/test_answers.py", "tasks/test_question_answering.py"
+    ),
     "tasks/questions.py": ("tasks/test_questions.py", "data/test_squad.py"),
     "tasks/sentences.py": ("data/test_conll.py", "tasks/test_token_classification.py"),
     "tasks/token_classification.py": ("tasks/test_token_classification.py",),
     "tasks/text_classification.py": ("tasks/test_text_options.py", "data/test_sources.py"),
-    "training/step.py": ("training/test_train_step.py", "training/test_losses.py"),
-    "models/attention.py": ("models/test_attention.py", "models/test_fused.py"),
+    "training/step.py": ("training/test_train_step.py", "training/test_inference.py"),
+    "models/attention.py": (
+        "models/test_self_attention.py", "models/test_attention.py", "models/test_fused.py"
+    ),
     "models/dropout.py": ("models/test_dropout.py",),
     "weights/rename.py": ("weights/test_rename.py", "weights/test_families.py"),
-}
+}  # fmt: skip
 # What takes seconds to import, and has nothing of ours in it.
 COMMON = (
     "pytest", "chex", "hypothesis", "jax", "jax.numpy", "flax.nnx", "optax", "orbax.checkpoint",
@@ -112,12 +117,13 @@ class Order:
 class Subject:
     """A file of the package, its mutants, and whatever runs its tests on them."""
 
-    def __init__(self, path, folder):
+    def __init__(self, path, folder, keyword=""):
         self.path, self.source = path, path.read_text(encoding="utf-8")
         self.name = str(path.relative_to(ROOT / "jaxbert"))
         module = f"jaxbert.{self.name.removesuffix('.py').replace('/', '.')}"
         tests = [f"tests/{test}" for test in TESTS[self.name]]
-        self._words = [f"tests/test_examples.py::test_examples_run[{module}]", *tests]
+        doctests = f"tests/test_examples.py::test_examples_run[{module}]"
+        self._words = ["-k", keyword, doctests, *tests]
         self._folder, self._seconds, self._noticed = folder, {}, []
         self.mutants = list(mutants(self.source))
 
@@ -236,6 +242,7 @@ def main():
     parser.add_argument("files", nargs="+", type=Path, help=f"of {', '.join(TESTS)}")
     parser.add_argument("--sample", type=int, help="so many mutants of each (default: all)")
     parser.add_argument("--seed", type=int, default=0, help="of the sample")
+    parser.add_argument("--keyword", default="", help="those of its tests alone, as pytest's -k")
     parser.add_argument("--minutes", type=float, help="after which no other mutant is tried")
     parser.add_argument("--line", type=int, help="the mutants of this line alone")
     parser.add_argument("--again", action="store_true", help="those that survived the last time")
@@ -251,7 +258,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = f"{folder}/hypothesis"
         for path in args.files:
-            row = _try(Subject(path.resolve(), folder), args, known)
+            row = _try(Subject(path.resolve(), folder, args.keyword), args, known)
             unexplained += sum(not one["why"] for one in row["survivors"])
             if args.save:
                 from benchmarks.results import append_result, environment

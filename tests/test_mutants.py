@@ -32,6 +32,7 @@ LEFT_ALONE = (
     "x = f'{a + 1}'",
     "assert a == 1",
     "x = zip(a, b, strict=True)",
+    "x = 1e30",
     "X = Callable[[A], 3]",
     "if TYPE_CHECKING:\n    x = 3",
 )

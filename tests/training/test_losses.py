@@ -1,5 +1,6 @@
 """Losses by hand: sums and counts, smoothing, what is ignored."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -95,13 +96,13 @@ def test_several_labels_of_a_text():
 
 
 def test_a_span_is_told_among_the_tokens_of_its_own_segment():
-    """Two segments and padding in the first row; the second row has one, and no second."""
+    """Two segments and padding in the first row; the second row has one; a third is in neither."""
     start, end = (
         np.random.default_rng(seed).normal(size=(2, 6)).astype(np.float32) for seed in (0, 1)
     )
     segments = jnp.array([[1, 1, 1, 2, 2, 0], [1, 1, 0, 0, 0, 0]], jnp.int32)
-    labels = jnp.array([[[0, 2], [3, 4]], [[1, 1], [0, 0]]], jnp.int32)
-    weights = jnp.array([[1, 0.5], [2, 0]], jnp.float32)
+    labels = jnp.array([[[0, 2], [3, 4], [0, 0]], [[1, 1], [0, 0], [0, 0]]], jnp.int32)
+    weights = jnp.array([[1, 0.5, 0], [2, 0, 0]], jnp.float32)
     total, count = span(jnp.asarray(start), jnp.asarray(end), segments, labels, weights)
     wanted = 0.0
     for row, own, first, last, weight in (
@@ -127,3 +128,26 @@ def test_a_choice_is_among_those_that_are_there(e, first):
         wanted += sum(t * negative_log_p(row, c) for c, t in enumerate(target))
     assert float(total) == pytest.approx(wanted, rel=1e-6)
     assert float(count) == 2
+    # Of a unit that has no choice, too: its share of the gradient is none, and no nan.
+    gradient = jax.grad(
+        lambda x: choice(x, jnp.array([[first, 2, -1]], jnp.int32), weights, smoothing=e)[0]
+    )(logits)
+    assert not gradient[0, 6:].any()
+    assert np.isfinite(gradient).all()
+
+
+def test_places_may_have_any_number_of_axes():
+    """As in a batch, where a row holds several texts."""
+    rng = np.random.default_rng(0)
+    logits = jnp.asarray(rng.normal(size=(2, 3, 4)), jnp.float32)
+    shares = jnp.asarray(rng.dirichlet(np.ones(4), (2, 3)), jnp.float32)
+    weights = jnp.asarray(rng.random((2, 3)), jnp.float32)
+    labels = jnp.asarray(rng.integers(0, 4, (2, 3)), jnp.int32)
+    for loss, wanted in (
+        (lambda *given: classification(*given, smoothing=0.2), labels),
+        (lambda *given: soft_classification(*given, smoothing=0.2), shares),
+        (multi_label, (shares > 0.3).astype(jnp.float32)),
+        (lambda logits, *given: regression(logits[..., :1], *given), shares[..., 0]),
+    ):
+        flat = (x.reshape(6, *x.shape[2:]) for x in (logits, wanted, weights))
+        np.testing.assert_allclose(loss(logits, wanted, weights), loss(*flat), rtol=1e-6)
