@@ -85,12 +85,14 @@ def soak() -> str:
             f"{run['evaluations']:,} evaluations, {run['checkpoints']:,} checkpoints",
             f"{run['mib'][-1]:.0f}",
             f"{run['mib_per_minute']:+.2f} a minute after {run['after_minutes']:.0f}",
+            "",
         ])  # fmt: skip
     for part, name in (("evaluations", "evaluations"), ("trainers", "`Trainer`s that fit")):
         if run := parts.get(part):
             grown = f"{run['mib_each']:+.3f} each after {run['warm']}"
-            lines.append([f"{run['times']:,} {name}", f"{run['mib'][-1]:.0f}", grown])
-    shown = table(["in one process", "MiB at its end", "MiB more"], lines)
+            kept = f"{run['allocated_mib_each']:+.3f} each" if "allocated_mib_each" in run else ""
+            lines.append([f"{run['times']:,} {name}", f"{run['mib'][-1]:.0f}", grown, kept])
+    shown = table(["in one process", "MiB at its end", "MiB more", "allocated of it"], lines)
     drawn = "![The memory of one training, and of many trainers](results/soak.png)"
     return f"{shown}\n\n{drawn}\n\n`{command}`; {machine(parts)}."
 

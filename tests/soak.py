@@ -14,6 +14,7 @@ their number. Status 1 where one of them is beyond LIMITS.
 
 import argparse
 import contextlib
+import ctypes
 import functools
 import gc
 import json
@@ -40,6 +41,26 @@ def resident_mib():
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
+class _MallInfo(ctypes.Structure):
+    """glibc's `mallinfo2`, of which two numbers are wanted."""
+
+    _fields_ = [
+        (name, ctypes.c_size_t)
+        for name in ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks",
+                     "uordblks", "fordblks", "keepcost")
+    ]  # fmt: skip
+
+
+def allocated_mib():
+    """What is allocated of that, and not only kept by glibc for whoever asks next; 0 elsewhere."""
+    library = ctypes.CDLL(None)
+    if not hasattr(library, "mallinfo2"):
+        return 0.0
+    library.mallinfo2.restype = _MallInfo
+    info = library.mallinfo2()
+    return (info.uordblks + info.hblkhd) / 2**20
+
+
 class Journal:
     """What has been seen so far: lines of JSON, on the disk at once, for the run may be killed.
 
@@ -55,6 +76,7 @@ class Journal:
     def add(self, what, **values):
         """One line: what it is of, what this process holds, and the values."""
         line = {"what": what, **values, "mib": round(resident_mib(), 2)}
+        line["allocated_mib"] = round(allocated_mib(), 2)
         self.lines.append(line)
         if self._path is not None:
             with self._path.open("a", encoding="utf-8") as file:
@@ -180,8 +202,9 @@ def summary(lines):
     """{part: what there is to say of it} of a journal, which may have ended early.
 
     Example:
-      >>> summary([{"what": "trainer", "mib": mib} for mib in (50.0, 70.0, 71.0, 72.0)])
-      {'trainers': {'times': 4, 'mib': [50.0, 70.0, 71.0, 72.0], 'warm': 2, 'mib_each': 1.0}}
+      >>> lines = [{"what": "trainer", "mib": mib} for mib in (50.0, 70.0, 71.0, 72.0)]
+      >>> summary(lines)["trainers"]["mib_each"]
+      1.0
     """
     parts = {}
     if training := [line for line in lines if line["what"] == "training"]:
@@ -197,8 +220,11 @@ def summary(lines):
         warm = max(len(held) // 10, 2)  # how many make what all others find
         if len(held) > warm:
             each = (held[-1] - held[warm - 1]) / (len(held) - warm)
+            allocated = [line.get("allocated_mib", 0.0) for line in lines if line["what"] == what]
+            more = (allocated[-1] - allocated[warm - 1]) / (len(held) - warm)
             parts[f"{what}s"] = {
-                "times": len(held), "mib": held, "warm": warm, "mib_each": round(each, 4)
+                "times": len(held), "mib": held, "warm": warm, "mib_each": round(each, 4),
+                "allocated_mib": allocated, "allocated_mib_each": round(more, 4),
             }  # fmt: skip
     return parts
 
@@ -226,7 +252,10 @@ def draw(parts, path):
         left.set_title(f"one training: {training['mib_per_minute']:+.2f} MiB a minute", fontsize=10)
         left.set_ylim(bottom=0, top=1.15 * max(training["mib"]))
     if trainers := parts.get("trainers"):
-        right.plot(range(1, trainers["times"] + 1), trainers["mib"], color="#d55e00")
+        numbers = range(1, trainers["times"] + 1)
+        right.plot(numbers, trainers["mib"], color="#d55e00", label="held")
+        right.plot(numbers, trainers["allocated_mib"], color="#009e73", label="allocated of it")
+        right.legend(fontsize=8, frameon=False)
         right.set_title(f"{trainers['times']} trainers: {trainers['mib_each']:+.2f} each",
                         fontsize=10)  # fmt: skip
         right.set_ylim(bottom=0, top=1.15 * max(trainers["mib"]))
