@@ -113,7 +113,11 @@ def mutants() -> str:
          len(files[name]["survivors"]) - len(found))
         for name, found in left.items()
     ]  # fmt: skip
-    rows.append(("all", *(sum(row[place] for row in rows) for place in range(1, 5))))
+    for folder in dict.fromkeys(name.partition("/")[0] for name in left):
+        inside = [row for row in rows if row[0].startswith(f"`{folder}/")]
+        if len(inside) > 1:
+            rows.append((f"{folder}/", *_sums(inside)))
+    rows.append(("all", *_sums([row for row in rows if row[0].startswith("`")])))
     cells = [[name, *map(str, counts), f"{counts[2] / counts[1]:.0%}"] for name, *counts in rows]
     header = ["file", "mutants", "tried", "noticed", "change nothing that matters", "noticed"]
     lines = [
@@ -122,6 +126,10 @@ def mutants() -> str:
     ]  # fmt: skip
     rest = "\n".join(["\n\nNot noticed, and not explained:\n", *lines]) if lines else ""
     return f"{table(header, cells)}\n\n`{command}`.{rest}"
+
+
+def _sums(rows: list[tuple[Any, ...]]) -> list[int]:
+    return [sum(row[place] for row in rows) for place in range(1, 5)]
 
 
 def _explained() -> set[tuple[str, str, str]]:
