@@ -66,7 +66,9 @@ TESTS = {
     "tasks/questions.py": ("tasks/test_questions.py", "data/test_squad.py"),
     "tasks/sentences.py": ("data/test_conll.py", "tasks/test_token_classification.py"),
     "tasks/token_classification.py": ("tasks/test_token_classification.py",),
-    "tasks/text_classification.py": ("tasks/test_text_options.py", "data/test_sources.py"),
+    "tasks/text_classification.py": (
+        "tasks/test_text_options.py", "data/test_sources.py", "tasks/test_multi_label.py"
+    ),
     "training/step.py": ("training/test_train_step.py", "training/test_inference.py"),
     "models/attention.py": (
         "models/test_self_attention.py", "models/test_attention.py", "models/test_fused.py"

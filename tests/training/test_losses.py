@@ -31,6 +31,11 @@ def smoothed(row, label, e):
     return sum(t * negative_log_p(row, c) for c, t in enumerate(target))
 
 
+def smoothing(e):
+    """Where there is none, it is left out: the default."""
+    return {"smoothing": e} if e else {}
+
+
 def test_cross_entropy_counts_what_weighs():
     total, count = classification(LOGITS, LABELS, jnp.array([1, 1, 0], jnp.float32))
     wanted = negative_log_p(LOGITS[0], 0) + negative_log_p(LOGITS[1], 1)
@@ -40,7 +45,7 @@ def test_cross_entropy_counts_what_weighs():
 
 @pytest.mark.parametrize("e", [0.0, 0.1, 0.5])
 def test_label_smoothing(e):
-    total, _ = classification(LOGITS, LABELS, jnp.ones(3), smoothing=e)
+    total, _ = classification(LOGITS, LABELS, jnp.ones(3), **smoothing(e))
     wanted = sum(smoothed(row, label, e) for row, label in zip(LOGITS, LABELS, strict=True))
     assert float(total) == pytest.approx(wanted, rel=1e-6)
 
@@ -50,10 +55,11 @@ def test_loss_is_float32_for_half_precision_logits():
     assert total.dtype == count.dtype == jnp.float32
 
 
-def test_tokens_with_minus_100_are_ignored():
+@pytest.mark.parametrize("e", [0.0, 0.1])
+def test_tokens_with_minus_100_are_ignored(e):
     labels = jnp.array([[0, -100, 2]], jnp.int32)
-    total, count = token_classification(LOGITS[None], labels, smoothing=0.1)
-    wanted = smoothed(LOGITS[0], 0, 0.1) + smoothed(LOGITS[2], 2, 0.1)
+    total, count = token_classification(LOGITS[None], labels, **smoothing(e))
+    wanted = smoothed(LOGITS[0], 0, e) + smoothed(LOGITS[2], 2, e)
     assert float(total) == pytest.approx(wanted, rel=1e-6)
     assert float(count) == 2
 
@@ -76,7 +82,7 @@ def test_smoothing_a_regression_is_refused():
 def test_shares_of_classes(e):
     shares = jnp.array([[0.5, 0.25, 0.25], [0.0, 1.0, 0.0], [1.0, 0.0, 0.0]], jnp.float32)
     total, count = soft_classification(
-        LOGITS, shares, jnp.array([1, 2, 0], jnp.float32), smoothing=e
+        LOGITS, shares, jnp.array([1, 2, 0], jnp.float32), **smoothing(e)
     )
     wanted = sum(
         weight * ((1 - e) * share + e / 3) * negative_log_p(LOGITS[row], c)
@@ -120,7 +126,8 @@ def test_a_choice_is_among_those_that_are_there(e, first):
     """Units of three; of the first two choices are there, of the second all, the third is none."""
     logits = jnp.array([[2.0, -1.0, 7.0, 0.5, 0.0, 1.0, 3.0, 3.0, 3.0]], jnp.float32)
     weights = jnp.array([[1, 1, 0, 1, 1, 1, 0, 0, 0]], jnp.float32)
-    total, count = choice(logits, jnp.array([[first, 2, -1]], jnp.int32), weights, smoothing=e)
+    labels = jnp.array([[first, 2, -1]], jnp.int32)
+    total, count = choice(logits, labels, weights, **smoothing(e))
     wanted = 0.0
     for row, label in (([2.0, -1.0], first), ([0.5, 0.0, 1.0], 2)):
         target = np.full(len(row), e / len(row))
@@ -129,9 +136,7 @@ def test_a_choice_is_among_those_that_are_there(e, first):
     assert float(total) == pytest.approx(wanted, rel=1e-6)
     assert float(count) == 2
     # Of a unit that has no choice, too: its share of the gradient is none, and no nan.
-    gradient = jax.grad(
-        lambda x: choice(x, jnp.array([[first, 2, -1]], jnp.int32), weights, smoothing=e)[0]
-    )(logits)
+    gradient = jax.grad(lambda x: choice(x, labels, weights, smoothing=e)[0])(logits)
     assert not gradient[0, 6:].any()
     assert np.isfinite(gradient).all()
 
