@@ -44,7 +44,9 @@ TESTS = {
     "optim/groups.py": ("optim/test_groups.py", "optim/test_rate_plan.py"),
     "optim/layers.py": ("optim/test_layers.py", "optim/test_groups.py", "optim/test_table.py"),
     "optim/low_rank.py": ("optim/test_methods.py",),
-    "optim/optimizer.py": ("optim/test_optimizer.py", "optim/test_rate_plan.py"),
+    "optim/optimizer.py": (
+        "optim/test_optimizer.py", "optim/test_rate_plan.py", "optim/test_methods.py"
+    ),
     "optim/rate_plan.py": ("optim/test_rate_plan.py", "optim/test_groups.py"),
     "optim/schedules.py": ("optim/test_schedules.py",),
     "optim/start.py": ("optim/test_methods.py",),
