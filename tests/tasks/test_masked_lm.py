@@ -111,7 +111,7 @@ def test_what_is_hidden_is_what_it_always_was():
     """By hand; of two texts in a row, words of one or two tokens, and special ones at the ends."""
     back = [-1, 0, 0, 1, 0, -1, -1, 0, 1, 0, 0, 0, 0, -1]
     segments = [1] * 6 + [2] * 8
-    first, share, vocabulary, key = 40, 0.4, 900, key_by_hand(5, 7)
+    first, share, vocabulary = 40, 0.4, 900
     ids = np.arange(300, 314, dtype=np.int32)
     masks = Masks(mask_token_id=1, vocab_size=vocabulary, share=share)
     batch = {
@@ -119,20 +119,23 @@ def test_what_is_hidden_is_what_it_always_was():
         "token_index": np.arange(first, first + 14, dtype=np.uint32)[None],
         "segment_starts": np.array([[0, 6]], np.int32), WORD_STARTS: np.array([back], np.int32),
     }  # fmt: skip
-    found = masks(on_device(batch), dropout_key(5, 7))
-    wanted = ids.tolist()
-    for segment in (1, 2):
-        places = [i for i in range(14) if segments[i] == segment and back[i] >= 0]
-        order = {i: token_by_hand(key, 1 << 17, first + i - back[i]) for i in places}
-        for i in places:
-            if sum(order[j] <= order[i] for j in places) > max(1, round(share * len(places))):
-                continue
-            how = token_by_hand(key, (1 << 17) + 1, first + i) / WORD
-            random = token_by_hand(key, (1 << 17) + 2, first + i) % vocabulary
-            wanted[i] = 1 if how < 0.8 else random if how < 0.9 else wanted[i]
-    assert found["input_ids"].tolist() == [wanted]
-    assert wanted != ids.tolist()
-    assert found["columns"].shape == (1, 8)  # .4 of 14 rounded up, and one for each text
+    kinds = collections.Counter()
+    for step in range(6):
+        found, key = masks(on_device(batch), dropout_key(5, step)), key_by_hand(5, step)
+        wanted = ids.tolist()
+        for segment in (1, 2):
+            places = [i for i in range(14) if segments[i] == segment and back[i] >= 0]
+            order = {i: token_by_hand(key, 1 << 17, first + i - back[i]) for i in places}
+            for i in places:
+                if sum(order[j] <= order[i] for j in places) > max(1, round(share * len(places))):
+                    continue
+                how = token_by_hand(key, (1 << 17) + 1, first + i) / WORD
+                random = token_by_hand(key, (1 << 17) + 2, first + i) % vocabulary
+                wanted[i] = 1 if how < 0.8 else random if how < 0.9 else wanted[i]
+                kinds[int(how * 10) >= 8, int(how * 10) == 8] += 1
+        assert found["input_ids"].tolist() == [wanted]
+        assert found["columns"].shape == (1, 8)  # .4 of 14 rounded up, and one for each text
+    assert len(kinds) == 3  # hidden, another token, and the same
 
 
 def test_what_the_task_makes_of_outputs(task, tokenizer):
