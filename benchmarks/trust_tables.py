@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import functools
 import tomllib
 from typing import Any
 
@@ -76,18 +77,24 @@ def soak() -> str:
     command = "python -m tests.soak --minutes 60 --save"
     if not found:
         return _NONE.format(command)
-    row = found[-1]
-    numbers = {
-        f"one training of {row['minutes']:g} minutes: {row['steps']:,} steps, "
-        f"{row['evaluations']:,} evaluations, {row['checkpoints']:,} checkpoints":
-            f"{row['slope_mib_per_minute']:+.3f} a minute after {row['slope_after_minutes']:.1f}",
-        f"{row['evaluated']:,} evaluations": f"{row['evaluation_growth_mib']:+.1f} after the first "
-        f"{row['evaluated'] // 10}",
-        f"{row['trainers']} `Trainer`s that fit": f"{row['trainer_growth_mib'][-1]:+.1f} after the "
-        f"first {row['trainers'] // 10}, {row['trainer_growth_mib_each']:+.2f} each",
-    }  # fmt: skip
-    lines = table(["in one process", "memory, MiB"], [[*pair] for pair in numbers.items()])
-    return f"{lines}\n\n`{command}`; {machine(row)}."
+    parts = functools.reduce(dict.__or__, found)
+    lines = []
+    if run := parts.get("training"):
+        lines.append([
+            f"one training of {run['minutes'][-1]:.0f} minutes: {run['steps']:,} steps, "
+            f"{run['evaluations']:,} evaluations, {run['checkpoints']:,} checkpoints",
+            f"{run['mib'][-1]:.0f}",
+            f"{run['mib_per_minute']:+.2f} a minute after {run['after_minutes']:.0f}",
+            "",
+        ])  # fmt: skip
+    for part, name in (("evaluations", "evaluations"), ("trainers", "`Trainer`s that fit")):
+        if run := parts.get(part):
+            grown = f"{run['mib_each']:+.3f} each after {run['warm']}"
+            kept = f"{run['allocated_mib_each']:+.3f} each" if "allocated_mib_each" in run else ""
+            lines.append([f"{run['times']:,} {name}", f"{run['mib'][-1]:.0f}", grown, kept])
+    shown = table(["in one process", "MiB at its end", "MiB more", "allocated of it"], lines)
+    drawn = "![The memory of one training, and of many trainers](results/soak.png)"
+    return f"{shown}\n\n{drawn}\n\n`{command}`; {machine(parts)}."
 
 
 def mutants() -> str:
@@ -106,7 +113,11 @@ def mutants() -> str:
          len(files[name]["survivors"]) - len(found))
         for name, found in left.items()
     ]  # fmt: skip
-    rows.append(("all", *(sum(row[place] for row in rows) for place in range(1, 5))))
+    for folder in dict.fromkeys(name.partition("/")[0] for name in left):
+        inside = [row for row in rows if row[0].startswith(f"`{folder}/")]
+        if len(inside) > 1:
+            rows.append((f"{folder}/", *_sums(inside)))
+    rows.append(("all", *_sums([row for row in rows if row[0].startswith("`")])))
     cells = [[name, *map(str, counts), f"{counts[2] / counts[1]:.0%}"] for name, *counts in rows]
     header = ["file", "mutants", "tried", "noticed", "change nothing that matters", "noticed"]
     lines = [
@@ -115,6 +126,10 @@ def mutants() -> str:
     ]  # fmt: skip
     rest = "\n".join(["\n\nNot noticed, and not explained:\n", *lines]) if lines else ""
     return f"{table(header, cells)}\n\n`{command}`.{rest}"
+
+
+def _sums(rows: list[tuple[Any, ...]]) -> list[int]:
+    return [sum(row[place] for row in rows) for place in range(1, 5)]
 
 
 def _explained() -> set[tuple[str, str, str]]:

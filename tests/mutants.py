@@ -1,7 +1,7 @@
 """Mutants of a module: its source with one small thing changed, as a slip of the hand would.
 
 Left alone is what no test could or should notice: docstrings, texts, annotations, decorators, and
-assertions, which are notes to readers.
+assertions, which are notes to readers, as is the strict=True of a `zip`.
 """
 
 import ast
@@ -73,6 +73,8 @@ def _is_left_alone(node):
         return True
     if isinstance(node, ast.Assign) and isinstance(node.value, ast.Subscript):
         return ast.unparse(node.value.value)[:1].isupper()  # a name for a type
+    if isinstance(node, ast.keyword) and node.arg == "strict":
+        return isinstance(node.value, ast.Constant) and node.value.value is True
     return isinstance(node, ast.JoinedStr | ast.Import | ast.ImportFrom | ast.Assert)
 
 
@@ -90,6 +92,8 @@ def _changed(node):
         yield ast.Constant(not node.value), f"{node.value} -> {not node.value}"
     elif isinstance(node, ast.Constant) and isinstance(node.value, int | float):
         for value in (node.value + 1, node.value - 1):
+            if value == node.value:
+                continue  # a float that large
             yield ast.Constant(value), f"{node.value} -> {value}"
     elif isinstance(node, ast.BoolOp):
         was_and = isinstance(node.op, ast.And)

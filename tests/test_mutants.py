@@ -1,11 +1,13 @@
 """What `python -m tests.mutate` changes in a module, and that it knows the tests of every file."""
 
+import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from tests.mutants import mutants
-from tests.mutate import REASONS, TESTS, reasons
+from tests.mutate import REASONS, TESTS, Order, reasons
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "jaxbert"
@@ -29,6 +31,8 @@ LEFT_ALONE = (
     "@b(3)\nclass A(B):\n    x: int",
     "x = f'{a + 1}'",
     "assert a == 1",
+    "x = zip(a, b, strict=True)",
+    "x = 1e30",
     "X = Callable[[A], 3]",
     "if TYPE_CHECKING:\n    x = 3",
 )
@@ -72,3 +76,18 @@ def test_the_reasons_are_of_mutants_that_there_are():
         lines = source.splitlines()
         there = {(lines[m.line - 1].strip(), m.change) for m in mutants(source)}
         assert (text, change) in there, f"{REASONS}: {name}: {text}: {change}"
+
+
+def test_what_has_noticed_a_change_nearby_goes_first_then_the_quick_file(tmp_path):
+    items = [SimpleNamespace(nodeid=name, path=name[0]) for name in ("a1", "a2", "b1", "b2")]
+    order = Order({"a1": 5.0, "a2": 0.1, "b1": 1.0, "b2": 2.0}, {"b2"}, tmp_path / "lines")
+    order.pytest_collection_modifyitems(items)
+    assert [item.nodeid for item in items] == ["b2", "b1", "a1", "a2"]
+    for seconds, failed in ((0.5, False), (0.25, True)):
+        report = SimpleNamespace(nodeid="a1", duration=seconds, failed=failed)
+        order.pytest_runtest_logreport(report)
+    lines = [json.loads(line) for line in (tmp_path / "lines").read_text().splitlines()]
+    assert lines == [
+        {"test": "a1", "seconds": 0.5, "failed": False},
+        {"test": "a1", "seconds": 0.25, "failed": True},
+    ]

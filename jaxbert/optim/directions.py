@@ -110,10 +110,10 @@ def scale_by_uncorrected_adam(b1: float, b2: float, eps: float) -> optax.Gradien
       A transformation with the state of `optax.scale_by_adam`.
 
     Example:
-      >>> adam = scale_by_uncorrected_adam(b1=0.5, b2=0.75, eps=1e-6)
+      >>> adam = scale_by_uncorrected_adam(b1=0.5, b2=0.75, eps=1.0)
       >>> step, _ = adam.update(jnp.float32(2.0), adam.init(jnp.float32(0.0)))
-      >>> round(float(step), 4)  # 0.5 * 2 / sqrt(0.25 * 4)
-      1.0
+      >>> float(step)  # 0.5 * 2 / (sqrt(0.25 * 4) + 1)
+      0.5
     """
 
     def init(params: Any) -> optax.ScaleByAdamState:

@@ -103,7 +103,7 @@ class Masks:
 
 
 def _as_bits(share: float) -> UInt32[Array, ""]:
-    return jnp.uint32(min(round(share * 2**32), 2**32 - 1))
+    return jnp.uint32(round(share * 2**32))
 
 
 def _read(

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxbert import cpu
 from jaxbert.data import Batches, Examples
 from jaxbert.errors import DivergedError, InputError, Preempted
 from jaxbert.models import merge_model, split_model
@@ -196,6 +197,7 @@ class Trainer:
                 if checkpoints is not None:
                     checkpoints.close()
             run = self._describe(loop, status, started)
+            cpu.give_back_memory()
         self._run.finish(run)
         return run
 
@@ -368,11 +370,7 @@ class Trainer:
             "status": status,
             "step": progress.step,
             "total_steps": loop.total_steps,
-            "best": {
-                "metric": self._metric[0],
-                "score": progress.best,
-                "step": progress.best_step,
-            },
+            "best": {"metric": self._metric[0], "score": progress.best, "step": progress.best_step},
             "evaluations": progress.history,
             **self._identity(),
             "compilation": {

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hash_by_hand import GOLDEN, WORD, key_by_hand, mixed, token_by_hand
 from tolerance import assert_close
 
 from jaxbert.models.dropout import (
@@ -129,31 +130,12 @@ def test_mix_is_a_bijection_with_good_avalanche():
         assert np.abs(changed - 0.5).max() < 0.03, bit
 
 
-# The masks by hand, in Python's integers: a run that is resumed by a later version goes on with
-# those that it began with.
-GOLDEN, WORD = 0x9E3779B9, 2**32
-
-
-def mixed(x):
-    """As the hash-prospector's README writes it in C."""
-    x ^= x >> 16
-    x = x * 0x21F0AAAD % WORD
-    x ^= x >> 15
-    x = x * 0xD35A2D97 % WORD
-    return x ^ x >> 15
+# The masks by hand: they are those that they always were.
 
 
 def test_mix_is_the_published_function():
     values = [0, 1, 2, 0x8000, 0x12345678, 0xDEADBEEF, WORD - 1]
     assert mix(jnp.array(values, jnp.uint32)).tolist() == [mixed(value) for value in values]
-
-
-def key_by_hand(seed, step):
-    return mixed(mixed((seed + GOLDEN) % WORD) ^ (step * GOLDEN % WORD))
-
-
-def token_by_hand(key, site, token):
-    return mixed(mixed((key + site * GOLDEN) % WORD) ^ mixed(token))
 
 
 def test_a_mask_is_the_one_it_always_was():

@@ -97,6 +97,20 @@ def test_cudnn_is_not_asked_to_drop(monkeypatch):
     run("gpu", draw(64), "segments", STATE, "bfloat16")
 
 
+def test_cudnn_is_asked_where_nothing_drops_after_all(monkeypatch):
+    asked = []
+
+    def cudnn(query, *rest):
+        asked.append(rest)
+        return query
+
+    monkeypatch.setattr(module, "cudnn_attention", cudnn)
+    query = draw(64)[0]
+    compute = Compute(dtype="bfloat16", platform="gpu")
+    module.attention(query, query, query, rate=0.0, dropout=STATE, compute=compute)
+    assert len(asked) == 1
+
+
 SHAPES = {
     "bert-base": ((8, 512, 12, 64), True),
     "bert-large": ((8, 128, 16, 64), True),

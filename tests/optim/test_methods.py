@@ -12,8 +12,8 @@ from tolerance import assert_followed
 from jaxbert.errors import InputError
 from jaxbert.optim import OptimizerConfig, RatePlan, make_optimizer
 from jaxbert.optim.directions import MUON_RMS
-from jaxbert.optim.low_rank import LowRankState
-from jaxbert.optim.start import StartState, states_of
+from jaxbert.optim.low_rank import LowRankState, low_rank
+from jaxbert.optim.start import StartState, is_kept, states_of
 
 SGD = dict(optimizer="sgd", learning_rate=0.5, schedule="constant", beta1=0.0, clip_norm=None)
 FREE = dict(optimizer="schedule-free-adamw", schedule="constant", clip_norm=None, epsilon=1e-6)
@@ -80,7 +80,7 @@ def test_schedule_free_by_hand(params, gradients):
     """Defazio et al. 2024, eqs. 2-4; a rate for each group, one average."""
     rates = {"head": 0.1, "pooler": 0.05}
     config = OptimizerConfig(
-        **FREE, learning_rate=0.1, warmup=2, weight_decay=0.01, beta2=0.99,
+        **{**FREE, "epsilon": 0.01}, learning_rate=0.1, warmup=2, weight_decay=0.01, beta2=0.99,
         multipliers={"pooler": 0.5},
     )  # fmt: skip
     history, state = run(config, params, gradients)
@@ -94,7 +94,7 @@ def test_schedule_free_by_hand(params, gradients):
             c = weight / total if total else 0.0
             g = flat(gradient)[path].astype(np.float64)
             v = 0.99 * v + 0.01 * g**2
-            step = g / (np.sqrt(v / (1 - 0.99 ** (t + 1))) + 1e-6)
+            step = g / (np.sqrt(v / (1 - 0.99 ** (t + 1))) + 0.01)
             step = step + 0.01 * y * path.endswith("kernel")
             z = z - rates[path.split("/")[0]] * share * step
             x = (1 - c) * x + c * z
@@ -186,6 +186,10 @@ def test_one_start_serves_decay_and_mixout(params, fields, kept):
     assert set(flat(found.start)) == kept
 
 
+def test_a_plain_run_keeps_no_start():
+    assert not is_kept(OptimizerConfig(), "pooler/kernel", "pooler")
+
+
 def test_a_plain_run_keeps_the_state_it_had():
     """Checkpoints of earlier versions have this shape."""
     params = random_tree(0)
@@ -217,7 +221,7 @@ def test_muons_step_is_orthogonal_and_of_adams_size(params, gradients):
 
 # --- low rank
 
-LORA = dict(lora_rank=1, lora_alpha=3.0, lora_targets=["pooler/kernel"])
+LORA = dict(lora_rank=2, lora_alpha=6.0, lora_targets=["pooler/kernel"])
 
 
 def test_low_rank_by_hand(params, gradients):
@@ -227,9 +231,8 @@ def test_low_rank_by_hand(params, gradients):
     first = make_optimizer(config, params, 12, 4).init(params)
     (begun,) = states_of(LowRankState, first)
     a, b = (np.asarray(begun.factors["pooler"]["kernel"][name]) for name in "ab")
-    assert (a.shape, b.shape) == ((3, 1), (1, 5))
+    assert (a.shape, b.shape) == ((3, 2), (2, 5))
     assert not b.any()
-    assert (np.abs(a) <= 3**-0.5).all()
     start = flat(params)["pooler/kernel"]
     for step, gradient in enumerate(gradients[:2], start=1):
         g = flat(gradient)["pooler/kernel"]
@@ -238,9 +241,21 @@ def test_low_rank_by_hand(params, gradients):
         np.testing.assert_allclose(history[step]["pooler/kernel"], wanted, rtol=1e-5, atol=1e-5)
     (ended,) = states_of(LowRankState, state)
     np.testing.assert_array_equal(ended.start["pooler"]["kernel"], start)
-    assert np.linalg.matrix_rank(history[2]["pooler/kernel"] - start, tol=1e-4) == 1
+    assert np.linalg.matrix_rank(history[2]["pooler/kernel"] - start, tol=1e-4) == 2
     for path in set(history[0]) - {"pooler/kernel"}:  # the others as ever
         np.testing.assert_array_equal(history[2][path], plain[2][path])
+
+
+def test_factors_begin_uniform_within_the_root_of_the_inputs_and_each_its_own():
+    params = {name: np.zeros((400, 3), np.float32) for name in ("first", "second")}
+    state = low_rank(optax.identity(), dict.fromkeys(params, True), 8, 1.0).init(params)
+    first, second = (np.asarray(state.factors[name]["a"]) for name in params)
+    for a in (first, second):
+        assert (np.abs(a) <= 400**-0.5).all()
+        # Of 3,200 numbers, some are in the outermost hundredth on either side.
+        assert a.max() > 0.99 * 400**-0.5
+        assert a.min() < -0.99 * 400**-0.5
+    assert not np.array_equal(first, second)
 
 
 def test_low_rank_is_adapters_inside_the_model(params):
@@ -285,7 +300,7 @@ def test_low_rank_holds_the_moments_of_factors_only(params):
     (low,) = states_of(LowRankState, make_optimizer(config, params, 12, 4).init(params))
     adam = states_of(optax.ScaleByAdamState, low.inner)[0]
     shapes = {path: leaf.shape for path, leaf in flat(adam.mu).items()}
-    assert shapes == {"pooler/kernel/a": (3, 1), "pooler/kernel/b": (1, 5), "pooler/bias": (5,)}
+    assert shapes == {"pooler/kernel/a": (3, 2), "pooler/kernel/b": (2, 5), "pooler/bias": (5,)}
 
 
 def test_targets_that_mean_nothing_are_named(params):

@@ -39,6 +39,22 @@ FULL = OptimizerConfig(
 REST = OptimizerConfig(anchor_decay=3.0, mixout=0.7, sam_radius=0.05)
 
 
+DEFAULTS = {
+    "optimizer": "adamw", "learning_rate": 5e-5, "schedule": "linear", "schedule_options": (),
+    "warmup": None, "layer_decay": 1.0, "convention": "standard", "head_multiplier": 1.0,
+    "multipliers": (), "frozen": (), "unfreezing": 0.0, "reinitialize_layers": 0,
+    "weight_decay": 0.01, "clip_norm": 1.0, "beta1": 0.9, "beta2": None, "epsilon": 1e-6,
+    "bias_correction": True, "anchor_decay": 0.0, "mixout": 0.0, "sam_radius": 0.0,
+    "ema_decay": 0.0, "lora_rank": 0, "lora_alpha": 8.0,
+    "lora_targets": (".*/attention/(query|value|query_key_value)/kernel",),
+}  # fmt: skip
+
+
+def test_the_defaults():
+    """A run without settings is AdamW as BERT's authors fine-tune, but bias-corrected."""
+    assert dataclasses.asdict(OptimizerConfig()) == DEFAULTS
+
+
 def test_every_field_differs_from_its_default_in_the_full_examples():
     default = OptimizerConfig()
     for field in dataclasses.fields(OptimizerConfig):

@@ -98,6 +98,11 @@ def test_a_run_that_cannot_be_planned(params, total, per_epoch, message):
         RatePlan.make(OptimizerConfig(warmup=5), params, total, per_epoch)
 
 
+def test_the_shortest_run_can_be_planned(params):
+    plan = RatePlan.make(OptimizerConfig(), params, total_steps=1, steps_per_epoch=1)
+    assert float(plan.schedules["head"](0)) == np.float32(5e-5)
+
+
 # --- program_key
 
 BASE = OptimizerConfig(optimizer="lamb", unfreezing={"layer_0": 1})

@@ -178,6 +178,7 @@ def test_default_warmup(name):
         (("linear", 10, 1.5), ["warmup=1.5 must be a fraction below 1 or a whole number"]),
         (("linear", 10, -1), ["warmup=-1 must be"]),
         (("linear", 10, math.nan), ["warmup=nan must be"]),
+        (("linear", 10, True), ["warmup=True must be"]),
         (("linear", 0), ["total_steps=0 must be"]),
         (("nope", 0, -1), ["total_steps=0", "warmup=-1", "'nope'"]),
     ],
@@ -218,6 +219,16 @@ def test_all_bad_options_are_named_at_once():
         make_schedule("constant", 10, end=0)
     with pytest.raises(InputError, match=r"warmup=5 and decay=6 do not fit into 10 steps"):
         make_schedule("warmup-stable-decay", 10, 5, decay=6)
+
+
+def test_decay_may_begin_where_the_warmup_ends():
+    factor = make_schedule("warmup-stable-decay", 10, 4, decay=6)(jnp.arange(11))
+    np.testing.assert_allclose(factor, [0, 0.25, 0.5, 0.75, *np.linspace(1, 0, 7)], atol=1e-6)
+
+
+def test_without_a_warmup_the_inverse_root_is_of_ten_thousand_steps():
+    factor = make_schedule("inverse-sqrt", 20_000)(np.array([10_000]))
+    np.testing.assert_allclose(factor, 2**-0.5, rtol=2e-6)
 
 
 def all_factors(name, total, warmup):

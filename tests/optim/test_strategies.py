@@ -16,6 +16,7 @@ from jaxbert.optim import (
     load_strategies,
 )
 from jaxbert.optim.groups import make_groups
+from jaxbert.optim.strategies import ALL_BUT_HEAD
 
 PROJECT = ["high", "pretraining", "constant", "annealing", "cyclical", "discriminative", "uniform"]
 LITERATURE = ["devlin2019", "ulmfit", "sun2019", "zhang2020", "mosbach2020", "electra", "lp-ft",
@@ -33,24 +34,34 @@ def test_the_strategies_of_the_project_and_the_literature_are_there():
 # Facts of EVIDENCE, section 3, and of the released codes; a subset of each row.
 FACTS = {
     "high": {"learning_rate": 1e-3, "schedule": "constant", "layer_decay": 1},
-    "pretraining": {"learning_rate": 1e-4, "schedule": "constant", "layer_decay": 1},
+    "pretraining": {"learning_rate": 1e-4, "schedule": "constant", "layer_decay": 1,
+                    "warmup": 0.01},
+    "constant": {"learning_rate": 5e-5, "schedule": "constant", "layer_decay": 1, "warmup": 0.01},
     "annealing": {"learning_rate": 1e-4, "schedule": "cosine", "warmup": None, "layer_decay": 1},
-    "cyclical": {"schedule": "triangular", "layer_decay": 1},
+    "cyclical": {"learning_rate": 5e-5, "schedule": "triangular", "layer_decay": 1},
     "discriminative": {"learning_rate": 5e-5, "layer_decay": 0.9, "warmup": 0.1,
                        "schedule": "linear", "convention": "standard", "bias_correction": True},
     "devlin2019": {"learning_rate": 2e-5, "bias_correction": False, "epsilon": 1e-6, "warmup": 0.1},
-    "ulmfit": {"layer_decay": 1 / 2.6, "schedule": "slanted-triangular", "warmup": 0.1,
-               "unfreezing": 1, "convention": "standard"},
-    "sun2019": {"learning_rate": 2e-5, "layer_decay": 0.95, "convention": "sun2019"},
+    "ulmfit": {"learning_rate": 1e-4, "layer_decay": 1 / 2.6, "schedule": "slanted-triangular",
+               "warmup": 0.1, "unfreezing": 1, "convention": "standard", "beta1": 0.7,
+               "beta2": 0.99},
+    "sun2019": {"learning_rate": 2e-5, "layer_decay": 0.95, "convention": "sun2019",
+                "warmup": 0.1, "bias_correction": False, "epsilon": 1e-6},
     "zhang2020": {"learning_rate": 2e-5, "layer_decay": 0.95, "warmup": 0.1, "weight_decay": 0,
                   "bias_correction": True, "reinitialize_layers": 2},
     "mosbach2020": {"learning_rate": 2e-5, "bias_correction": True, "epsilon": 1e-6, "warmup": 0.1,
                     "schedule": "linear", "weight_decay": 0.01, "clip_norm": 1},
-    "electra": {"learning_rate": 1e-4, "layer_decay": 0.8, "convention": "electra"},
-    "lp-ft": {"layer_decay": 1, "frozen": ()},
-    "one-cycle": {"schedule": "one-cycle", "layer_decay": 1},
-    "frozen": {"unfreezing": 0},
+    "electra": {"learning_rate": 1e-4, "layer_decay": 0.8, "convention": "electra",
+                "warmup": 0.1, "bias_correction": False, "epsilon": 1e-6},
+    "lp-ft": {"learning_rate": 3e-5, "head_multiplier": 10, "layer_decay": 1, "frozen": (),
+              "warmup": 0.1, "unfreezing": ((ALL_BUT_HEAD, 1),)},
+    "one-cycle": {"learning_rate": 5e-5, "schedule": "one-cycle", "layer_decay": 1},
+    "frozen": {"learning_rate": 1e-3, "warmup": 0.1, "unfreezing": 0, "frozen": (ALL_BUT_HEAD,)},
     "reinit": {"reinitialize_layers": 2, "layer_decay": 1},
+    "unfreezing": {"unfreezing": 0.25},
+    "ema": {"ema_decay": 0.99},
+    "l2-sp": {"anchor_decay": 50},
+    "mixout": {"mixout": 0.7},
     "schedule-free": {"optimizer": "schedule-free-adamw", "schedule": "constant", "beta1": 0.9},
     "muon": {"optimizer": "muon", "beta1": 0.95},
     "sam": {"sam_radius": 0.05},
@@ -75,10 +86,17 @@ def test_a_row_says_what_its_source_says(name):
     assert {key: getattr(config, key) for key in FACTS[name]} == FACTS[name]
 
 
+EPOCHS = {"devlin2019": 3, "ulmfit": 15, "sun2019": 4, "zhang2020": 3, "mosbach2020": 20,
+          "electra": 3, "lp-ft": 4, "unfreezing": 6}  # fmt: skip
+
+
 def test_epoch_hints():
-    hints = {name: row.epochs for name, row in STRATEGIES.items() if row.epochs}
-    assert hints["mosbach2020"] == 20
-    assert hints["sun2019"] == 4
+    assert {name: row.epochs for name, row in STRATEGIES.items() if row.epochs} == EPOCHS
+    assert Strategy("short", "", "", epochs=0.5).epochs == 0.5
+
+
+def test_two_rows_claim_their_rate_itself():
+    assert [row.name for row in STRATEGIES.values() if not row.tuned] == ["high", "pretraining"]
 
 
 def test_the_control_differs_from_discriminative_in_rate_and_decay_only():
@@ -160,6 +178,7 @@ def test_strategies_from_toml(tmp_path):
     strategies = load_strategies(path)
     assert list(strategies) == [*STRATEGIES, "gentle"]
     assert strategies["gentle"].epochs == 5
+    assert strategies["gentle"].tuned
     assert strategies["gentle"].config() == OptimizerConfig(
         learning_rate=2e-5,
         layer_decay=0.8,
@@ -182,6 +201,8 @@ def test_strategies_from_toml(tmp_path):
         ("[a]\nlearning_rate = 0\nschedule = 'x'",
          "strategy 'a': optimizer: learning_rate=0 must be .*schedule='x' must be"),
         ("[a]\nepochs = 0", "epochs=0 must be positive"),
+        ("[a]\nepochs = true", "epochs=True must be positive"),
+        ("[a]\ntuned = 1", "strategy 'a': tuned=1 must be true or false"),
         ("a = 1", r"strategy 'a' must be a table, \[a\], not 1"),
         ("a = ", "is no TOML file"),
         ("", "holds no strategy"),

@@ -65,6 +65,18 @@ def test_the_text_leaves_out_a_column_that_says_nothing(params):
     assert text.splitlines()[1].endswith("no")
 
 
+def test_a_group_trains_if_it_wakes_before_the_last_update(params):
+    config = OptimizerConfig(
+        learning_rate=0.5, schedule="constant", unfreezing={"layer_0": 0.75, "layer_1": 1}
+    )
+    rows = group_table(RatePlan.make(config, params, total_steps=4, steps_per_epoch=4), params)
+    by_group = {row.group: (row.start, row.peak, row.end) for row in rows}
+    assert by_group["layer_0"] == (0, 0.5, 0.5)  # of updates 0 to 3, the last
+    assert by_group["layer_1"] == (0, 0, 0.5)  # none
+    assert by_group["head"] == (0.5, 0.5, 0.5)
+    assert format_group_table(rows).endswith("261 parameters, 163 of them trainable")
+
+
 def test_the_table_says_where_decay_leads(params):
     plan = RatePlan.make(OptimizerConfig(anchor_decay=2.0, frozen=["embeddings"]), params, 10, 5)
     lines = format_group_table(group_table(plan, params)).splitlines()

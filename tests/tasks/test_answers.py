@@ -160,6 +160,8 @@ def test_a_context_without_tokens_has_no_answer():
     data = windows((0, 0))
     (row,) = told(made(data, [np.zeros(5)], [np.zeros(5)]))
     assert row == {"answer": "", "score": 1.0, "start": None, "end": None}
+    twice = windows((0, 0), (0, 0))
+    assert told(made(twice, [np.zeros(5)] * 2, [np.zeros(5)] * 2)) == [row]
 
 
 def test_logits_that_are_no_numbers_are_not_hidden():
@@ -277,8 +279,21 @@ def test_the_threshold_is_tuned_where_some_have_no_answer():
     assert task.calibrate(CONFIG, predicted) == CONFIG
     said = get_task("question-answering", TaskOptions(null_threshold=1.0))
     assert said.calibrate(learned, predicted) == learned
-    first = dataclasses.replace(predicted.examples, answers=(("bb",),) * 3)
-    assert task.calibrate(learned, predicted._replace(examples=first)) == learned
+    for answers in ((("bb",),) * 3, ((),) * 3):
+        first = dataclasses.replace(predicted.examples, answers=answers)
+        assert task.calibrate(learned, predicted._replace(examples=first)) == learned
+    # No context has a token: nothing leads by any number.
+    bare = windows((0, 0), (0, 0), example_of=[0, 1])
+    empty = made(bare, [np.zeros(5)] * 2, [np.zeros(5)] * 2, examples=2)
+    asked = dataclasses.replace(empty.examples, answers=(("bb",), ()))
+    assert task.calibrate(learned, empty._replace(examples=asked)) == learned
+
+
+def test_what_the_task_says_of_itself():
+    task = get_task("question-answering")
+    assert task.selection_metric(None) == ("f1", True)
+    assert task.selection_metric("exact_match") == ("exact_match", True)
+    assert (task.full_score, task.smooths_labels) == (100, False)
 
 
 def test_what_the_configuration_says_of_questions_without_an_answer():

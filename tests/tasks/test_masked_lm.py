@@ -10,6 +10,7 @@ import pytest
 import task_checks
 import tiny
 from flax import nnx
+from hash_by_hand import WORD, key_by_hand, token_by_hand
 from tolerance import assert_close, network_terms
 
 from jaxbert import Examples, TrainConfig, Trainer, load_examples
@@ -18,8 +19,10 @@ from jaxbert.data import Batches
 from jaxbert.data.batching import IGNORED_LABEL
 from jaxbert.errors import InputError
 from jaxbert.models import BertConfig, BertForMaskedLM, dropout_key
+from jaxbert.models.outputs import MaskedLMOutput
 from jaxbert.tasks import TaskOptions, get_task
 from jaxbert.tasks.masked_lm import WORD_STARTS, Masks
+from jaxbert.tasks.task import Predicted
 
 CONFIG = BertConfig(**tiny.SHAPE | {"num_hidden_layers": 1, "hidden_dropout_prob": 0.1})
 MASK = tiny.WORDS.index("[MASK]")
@@ -102,6 +105,63 @@ def test_eighty_ten_ten():
     assert min(random) >= 0
     assert max(random) < 1000
     assert len(set(random)) > 0.6 * len(random)  # of 1,000 about 490 would be 390 different ones
+
+
+def test_what_is_hidden_is_what_it_always_was():
+    """By hand; of two texts in a row, words of one or two tokens, and special ones at the ends."""
+    back = [-1, 0, 0, 1, 0, -1, -1, 0, 1, 0, 0, 0, 0, -1]
+    segments = [1] * 6 + [2] * 8
+    first, share, vocabulary = 40, 0.4, 900
+    ids = np.arange(300, 314, dtype=np.int32)
+    masks = Masks(mask_token_id=1, vocab_size=vocabulary, share=share)
+    batch = {
+        "input_ids": ids[None], "segment_ids": np.array([segments], np.int32),
+        "token_index": np.arange(first, first + 14, dtype=np.uint32)[None],
+        "segment_starts": np.array([[0, 6]], np.int32), WORD_STARTS: np.array([back], np.int32),
+    }  # fmt: skip
+    kinds = collections.Counter()
+    for step in range(6):
+        found, key = masks(on_device(batch), dropout_key(5, step)), key_by_hand(5, step)
+        wanted = ids.tolist()
+        for segment in (1, 2):
+            places = [i for i in range(14) if segments[i] == segment and back[i] >= 0]
+            order = {i: token_by_hand(key, 1 << 17, first + i - back[i]) for i in places}
+            for i in places:
+                if sum(order[j] <= order[i] for j in places) > max(1, round(share * len(places))):
+                    continue
+                how = token_by_hand(key, (1 << 17) + 1, first + i) / WORD
+                random = token_by_hand(key, (1 << 17) + 2, first + i) % vocabulary
+                wanted[i] = 1 if how < 0.8 else random if how < 0.9 else wanted[i]
+                kinds[int(how * 10) >= 8, int(how * 10) == 8] += 1
+        assert found["input_ids"].tolist() == [wanted]
+        assert found["columns"].shape == (1, 8)  # .4 of 14 rounded up, and one for each text
+    assert len(kinds) == 3  # hidden, another token, and the same
+
+
+def test_what_the_task_makes_of_outputs(task, tokenizer):
+    logits = jax.numpy.asarray(np.random.default_rng(0).normal(size=(1, 3, 9)), np.float32)
+    outputs = MaskedLMOutput(logits)
+    results = task.results(outputs, {})
+    assert results["ids"].shape == results["log_probabilities"].shape == (1, 3, 5)
+    assert task.results(outputs, {WORD_STARTS: None}) == {}
+    texts = Examples(("a [MASK] film", "[MASK]"))
+    encoded = TASK.encode(texts, tokenizer, 16)
+    ids = [np.full((n, 2), 7, np.int32) + np.arange(n)[:, None] for n in encoded.lengths]
+    chances = [np.log(np.full((n, 2), 0.25, np.float32)) for n in encoded.lengths]
+    results = {"ids": ids, "log_probabilities": chances}
+    told = task.decode(CONFIG, Predicted(texts, encoded, results))
+    names = [[[guess["token"] for guess in gap] for gap in row["masks"]] for row in told]
+    assert names == [[[tiny.WORDS[9]] * 2], [[tiny.WORDS[8]] * 2]]
+    assert told[0]["masks"][0][0]["probability"] == pytest.approx(0.25)
+    scored = task.score(CONFIG, Predicted(texts, encoded, {}, loss=1e6))
+    assert scored == {"perplexity": math.exp(700)}  # and no overflow
+    assert task.selection_metric(None) == ("perplexity", False)
+
+
+def test_empty_texts_are_counted():
+    assert TEXTS.reason == "13 texts"
+    two = load_examples({"text": ["", "film", " "]}, task="masked-lm")
+    assert two.reason == "1 texts, 2 left out for they are empty"
 
 
 def test_whole_words_are_hidden_together(tokenizer, tmp_path):

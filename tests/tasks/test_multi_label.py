@@ -49,11 +49,11 @@ def test_lists_and_columns_say_the_same():
 
 @pytest.mark.parametrize("values", [["0", "1"], ["0.0", "1.0"], [False, True], ["False", "true"]])
 def test_zero_and_one_as_files_have_them(values):
-    table = {"text": ["a", "b"], "x": values, "y": values[::-1]}
-    assert load_examples(table, label_columns=["x", "y"]).labels.tolist() == [[0, 1], [1, 0]]
-    assert "task text-classification makes classes of them" in (
-        load_examples(table, label_columns=["x", "y"]).reason
-    )
+    no, yes = values
+    table = {"text": ["a", "b", "c"], "x": [no, yes, yes], "y": [yes, no, no]}
+    found = load_examples(table, label_columns=["x", "y"])
+    assert found.labels.tolist() == [[0, 1], [1, 0], [1, 0]]
+    assert "task text-classification makes classes of them" in found.reason
 
 
 def test_the_models_labels_give_the_order_and_the_columns():
@@ -92,7 +92,8 @@ def columns(options=(), **values):
 
 TEXT = {"task": "text-classification"}
 BAD = {
-    "a text among lists": (labels(["x"], "y", **{"task": TASK.name}), "str where a list .* row 2"),
+    "a text among lists": (labels(["x"], "y", 3, **{"task": TASK.name}),
+                           "str where a list .* row 2, 3"),
     "none among lists": (labels(["x"], None), r"no list in data row 2 .* write \[\]"),
     "twice": (labels(["x"], ["y", "y"]), "a label twice in data row 2 .* label_columns"),
     "zeros and ones": (labels([0, 0, 1], [1, 1, 0]), "a label twice .* columns of them"),
@@ -101,14 +102,14 @@ BAD = {
     "nothing": (labels([], []), "only empty lists"),
     "unknown": (labels(["x"], ["z"], label_names=("x", "y")), "does not know: 'z'"),
     "regression": (labels([0.5, 0.5], task="text-regression"), "list where one label is wanted"),
-    "sum": (labels([0.5, 0.5], [0.5, 0.6]), "add to 1.1 in data row 2"),
-    "below 0": (labels([0.5, 0.5], [1.5, -0.5]), "below 0 in data row 2"),
-    "uneven": (labels([0.5, 0.5], [0.5, 0.25, 0.25]), "3 numbers where 2 are wanted,.* row 2"),
-    "no number": (labels([0.5, 0.5], [0.5, "x"]), "'x' where a number is wanted in data row 2"),
+    "sum": (labels([0.5, 0.5], [0.5, 0.6], [0.5, 0.7]), "add to 1.1 in data row 2, 3"),
+    "below 0": (labels([0.5, 0.5], [-0.5, 1.5]), "below 0 in data row 2"),
+    "uneven": (labels([0.5, 0.5], [0.5, 0.25, 0.25], [1.0]), "3 numbers where 2 are .* row 2, 3"),
+    "no number": (labels([0.5, 0.5], ["x", "y"]), "'x' where a number is wanted in data row 2"),
     "single": (labels([1.0], [1.0]), "one share a row"),
-    "a fraction": (columns(x=[0, 0.3], y=[1, 1]), "column 'x' has 0.3 where 0 or 1 .* row 2 .* "
-                   "name task text-classification"),
-    "a word": (columns(x=[0, "maybe"], y=[1, 1]), "'maybe' where a number is wanted in data row 2"),
+    "a fraction": (columns(x=[0.3, 0.4], y=[1, 1]), "column 'x' has 0.3 where 0 or 1 .* row 1, 2 "
+                   ".*name task text-classification"),
+    "a word": (columns(x=["maybe", "no"], y=[1, 1]), "'maybe' where a number is .* row 1, 2"),
     "empty": (columns(x=[0, ""], y=[1, 1]), "'' where a number is wanted in data row 2"),
     "column sums": (columns(TEXT, x=[0, 1], y=[1, 1]), "add to 2 in data row 2"),
     "column twice": (columns({"label_columns": ["x", "x"]}, x=[0, 1]), "names one twice"),
@@ -214,7 +215,9 @@ def test_thresholds_decide_and_are_kept(tmp_path):
     labels = np.array([[0, 1, 0], [0, 1, 0], [1, 0, 0], [1, 0, 0]], np.float32)
     predicted = Predicted(Examples(("a",) * 4, labels=labels), Tokens(4), {"logits": logits})
     tuned = TASK.calibrate(config, predicted)
-    assert TASK.score(config, predicted)["micro_f1"] < 1
+    # At 0.5, which the first text has of the first label: 4 of 4, and 2 that are wrong.
+    assert TASK.score(config, predicted)["micro_f1"] == pytest.approx(8 / 10)
+    assert TASK.decode(config, predicted)[0]["labels"] == ["bad", "film"]
     assert TASK.score(tuned, predicted)["micro_f1"] == 1
     assert [row["labels"] for row in TASK.decode(tuned, predicted)] == [
         ["film"], ["film"], ["bad"], ["bad"]

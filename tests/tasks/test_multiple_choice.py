@@ -14,6 +14,8 @@ from jaxbert import InputError, Predictor, TrainConfig, Trainer, load_examples
 from jaxbert.cli import main
 from jaxbert.models import BertConfig, BertForMultipleChoice, BertModel
 from jaxbert.tasks import TASKS, losses
+from jaxbert.tasks.multiple_choice import choice_logits
+from jaxbert.tasks.task import Predicted
 
 TASK = TASKS["multiple-choice"]
 ASKED = every_task.CHOICES
@@ -57,6 +59,19 @@ def test_swags_columns():
     assert found.choices == (("good", "bad"), ("bad", "fine", "great"))
     assert found.rows(0)[1] == ("a film", "it bad")
     assert found.labels.tolist() == [1, 2]
+    assert found.reason == (
+        "dict of columns: columns 'ending0' to 'ending2' holds choices, dict of columns: column "
+        "'label' the number of the right one"
+    )
+
+
+def test_two_columns_of_choices_are_enough_and_one_is_not():
+    asked = {"question": ["a"], "choices0": ["good"], "choices1": ["bad"], "label": [1]}
+    found = load_examples(asked, label_column="label", task="multiple-choice")
+    assert (found.choices, found.labels.tolist()) == ((("good", "bad"),), [1])
+    del asked["choices1"]
+    with pytest.raises(InputError, match="no column 'choices' "):
+        load_examples(asked, label_column="label", task="multiple-choice")
 
 
 CHOICES = [["good", "bad"], ["1", "2", "0"]]
@@ -90,9 +105,12 @@ def test_names_that_come_with_the_choices():
 
 BAD = {
     "one choice": (dict(choices=[["a", "b"], ["a"]], label=[0, 0]), "fewer than two .* row 2"),
-    "no list": (dict(choices=[["a", "b"], "a b"], label=[0, 0]), "str where choices .* row 2"),
+    "no list": (dict(choices=["a b", 3], label=[0, 0]), "str where choices .* row 1, 2"),
+    "nan": (dict(choices=[["a", "b"]] * 2, label=[0.0, float("nan")]), "no label in data row 2"),
+    "half": (dict(choices=[["a", "b"]] * 2, label=[0.0, 0.5]), "has 0.5, which .* row 2"),
     "no text": (dict(choices=[["a", "b"], ["a", 3]], label=[0, 0]), "no text in data row 2"),
     "surrogate": (dict(choices=[["a", "b"], ["a", "\ud800"]], label=[0, 0]), "surrogate .* row 2"),
+    "the last": (dict(choices=[["a", "b"], ["a", "\udfff"]], label=[0, 0]), "surrogate .* row 2"),
     "far": (dict(choices=[["a", "b"]] * 2, label=[0, 2]), "has 2, which is no choice's .* row 2"),
     "from 1": (dict(choices=[["a", "b"]] * 2, label=[1, 2]), "number from 0"),
     "unknown text": (dict(choices=[["a", "b"]] * 2, label=["a", "x"]), "has 'x'.* data row 2"),
@@ -129,6 +147,25 @@ def test_fingerprints_and_parts_know_the_choices():
     for others in ([["c", "d", "e"], ["f", "g"]], [["cd", ""], ["e", "f", "g"]]):
         other = load_examples({"question": ["a", "b"], "choices": others})
         assert other.fingerprint != first.fingerprint
+
+
+def test_each_choice_is_a_feature_and_a_question_a_unit(tokenizer):
+    encoded = TASK.encode(read(question=["a", "b"], choices=CHOICES, label=[1, 2]), tokenizer, 16)
+    assert encoded.features_of.tolist() == [0, 2, 5]
+    assert encoded.example_of.tolist() == [0, 0, 1, 1, 1]
+    assert (encoded.labels.tolist(), encoded.label_layout) == ([1, 2], "choice")
+
+
+def test_what_is_told_of_logits_by_hand(tokenizer):
+    asked = read(question=["a", "b"], choices=CHOICES, label=[1, 2])
+    logits = np.array([0, 2, 1, 1, -1], np.float32)
+    predicted = Predicted(asked, TASK.encode(asked, tokenizer, 16), {"logits": logits})
+    np.testing.assert_array_equal(choice_logits(predicted), [[0, 2, -np.inf], [1, 1, -1]])
+    assert TASK.score(None, predicted) == {"accuracy": 0.5}
+    first, second = TASK.decode(None, predicted)
+    assert (first["choice"], first["text"], second["choice"], second["text"]) == (1, "bad", 0, "1")
+    assert first["probabilities"] == pytest.approx([1 / (1 + np.exp(2)), 1 / (1 + np.exp(-2))])
+    assert len(second["probabilities"]) == 3
 
 
 # The loss

@@ -126,6 +126,15 @@ WRONG = {
     "has str where answers are wanted in data row 2": answers("weak"),
     "has an answer without text in data row 2 .*: want {": one("", 0),
     "has an answer without text": one(None, 0),
+    "an answer without text in data row 2": one("  ", 3),
+    "an answer_start that is no whole number in": one("weak", True),
+    # The first counts, and of long texts the beginning is shown.
+    "has 'the plot' and not 'dull and'; the nearest is 12": answers(
+        {"text": ["dull and", "weak"], "answer_start": [0, 32]}
+    ),
+    f"has '{'x' * 40}' and not '{'y' * 40}'; the nearest is 60": {
+        "question": ["q"], "context": ["x" * 60 + "y" * 50],
+        "answers": [{"text": ["y" * 50], "answer_start": [3]}]},
     "has an answer_start that is no whole number in data row 2": one("weak", "32"),
     "an answer_start that is no whole": one("weak", None),
     "has answers without lists of text and answer_start": answers({"text": ["weak"]}),
@@ -154,6 +163,10 @@ def test_several_misplaced_answers_are_counted():
              "answers": [{"text": ["weak"], "answer_start": [n]} for n in (32, 1, 2)]}  # fmt: skip
     with pytest.raises(InputError, match=r"data row 2 \(counted from 1\), and 1 more,: at answer_"):
         load_examples(table)
+
+
+def test_an_answer_may_be_at_the_very_beginning():
+    assert load_examples(one("the plot", 0)).labels[1].tolist() == [0, 8]
 
 
 def test_other_answers_may_stand_anywhere():
@@ -226,10 +239,10 @@ def test_a_tokenizer_that_cuts_on_the_left_begins_at_the_end(tokenizer):
     ]
 
 
-@pytest.mark.parametrize(("length", "stride"), [(12, 4), (15, 5)])
+@pytest.mark.parametrize(("length", "stride"), [(12, 4), (15, 5), (400, 128)])
 def test_windows_share_a_third_of_a_short_length(tokenizer, length, stride):
     table = {name: values[:1] for name, values in COLUMNS.items()}
-    long = load_examples(table | {"context": [" ".join([CONTEXT] * 9)]})
+    long = load_examples(table | {"context": [" ".join([CONTEXT] * 60)]})
     own, given = (encode_questions(long, tokenizer, length, doc_stride=s) for s in (None, stride))
     assert own.input_ids.tolist() == given.input_ids.tolist()
 
@@ -245,6 +258,10 @@ def test_a_question_that_is_too_long_is_named(tokenizer):
     assert len(encode_questions(short, tokenizer, 16)) == 2
     with pytest.raises(InputError, match=r"leaves 0 of max_length=15"):
         encode_questions(short, tokenizer, 15)
+    # A window that only repeats the one before would never end.
+    five = dataclasses.replace(long, texts=("a " * 5, "a " * 5))
+    with pytest.raises(InputError, match=r"row 1 .*and 1 more\) leaves 4 of max_length=12 .*=4: w"):
+        encode_questions(five, tokenizer, 12)
 
 
 def test_a_stride_that_is_too_long_is_named(tokenizer):
@@ -285,6 +302,8 @@ def test_an_answer_takes_the_tokens_that_it_has_a_part_of(pieced):
 
     assert answer("1990", "in the 1990s") == "1990"
     assert answer("990", "in the 1990s") == "1990"
+    assert answer("90", "in the 1990s") == "90"
+    assert answer("in", "in the film") == "in"  # at the very beginning
     assert answer("1990s", "in the 1990s") == "1990s"  # at the very end
     assert answer("Été", "in the (Été) film") == "Été"
     assert answer("日本", "in the 日本 film") == "日本"

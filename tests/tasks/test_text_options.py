@@ -76,7 +76,73 @@ def test_weights_are_refused_before_a_model_is_loaded(tmp_path):
         get_task(TEXT, TaskOptions(class_weights="balanced")).weigh(soft)
 
 
+# Labels and the model's
+
+
+def labelled(*names, labels=None):
+    return Examples(("",), labels=labels, label_names=names or None, source="films.csv")
+
+
+def configuration(width, names=None):
+    return BertConfig(**task_checks.SHAPE, num_labels=width, id2label=names)
+
+
+@pytest.mark.parametrize(("names", "theirs", "wanted"), [
+    (None, ("a", "b"), ("a", "b")),
+    (None, ("a",), None),  # of two, so nobody knows what the other is
+    (None, (), None),
+    (("a", "b"), ("a",), ("a", "b")),
+    (("a", "b"), ("a", "b"), ("a", "b")),
+])  # fmt: skip
+def test_a_model_takes_the_names_that_it_has_not(names, theirs, wanted):
+    shares = np.full((1, 2), 0.5, np.float32)
+    for labels in (None, np.zeros(1, np.int32), shares):
+        found = TASKS[TEXT].configured(configuration(2, names), labelled(*theirs, labels=labels))
+        assert found.id2label == wanted
+
+
+@pytest.mark.parametrize(("names", "theirs", "labels", "message"), [
+    (None, ("a", "b", "c"), None, r"films.csv has 3 labels \(a, b, c ...\), .* num_labels=2"),
+    (None, ("a",), np.ones((1, 1), np.float32), "a number for each of 1 labels, .* num_labels=2"),
+    (("a", "b"), ("b", "a"), None, "numbers its labels b, a, the model a, b; load the examples"),
+])  # fmt: skip
+def test_labels_that_are_not_the_models(names, theirs, labels, message):
+    with pytest.raises(InputError, match=message):
+        TASKS[TEXT].configured(configuration(2, names), labelled(*theirs, labels=labels))
+
+
+def test_a_number_wants_one_output():
+    assert TASKS[NUMBER].configured(configuration(1), labelled()).num_labels == 1
+    with pytest.raises(InputError, match="regression needs num_labels=1, the model has 2"):
+        TASKS[NUMBER].configured(configuration(2), labelled())
+
+
 # Windows
+
+
+class Told:
+    """Of two texts, the second of which has two windows."""
+
+    example_of = np.array([0, 1, 1])
+
+
+def test_what_is_told_of_windows_by_hand():
+    logits = np.array([[1, 3], [2, 0], [4, 1]], np.float32)
+    for labels in (np.array([1, 1], np.int32), np.array([[0.2, 0.8], [0.4, 0.6]], np.float32)):
+        examples = dataclasses.replace(tiny.CLASSES.take(np.arange(2)), labels=labels)
+        predicted = Predicted(examples, Told(), {"logits": logits})
+        assert TASKS[TEXT].score(configuration(2), predicted)["accuracy"] == 0.5
+        np.testing.assert_array_equal(pooled_logits(predicted), [[1, 3], [3, 0.5]])
+        told = TASKS[TEXT].decode(configuration(2, ("a", "b")), predicted)
+        assert [row["label"] for row in told] == ["b", "a"]
+        chance = 1 / (1 + np.exp(-2))
+        assert told[0]["probabilities"] == pytest.approx({"a": 1 - chance, "b": chance})
+        (first, _) = TASKS[TEXT].decode(configuration(2), predicted)
+        assert first["label"] == "1"  # of labels without names their numbers
+    numbers = predicted._replace(results={"logits": logits[:, :1]})
+    assert TASKS[NUMBER].decode(configuration(1), numbers) == [{"score": 1.0}, {"score": 3.0}]
+    scored = numbers._replace(examples=dataclasses.replace(examples, labels=np.array([0.0, 1.0])))
+    assert TASKS[NUMBER].score(configuration(1), scored)["mse"] == (1 + 4) / 2
 
 
 def windows(examples, tokenizer):

@@ -7,6 +7,7 @@ import logging
 from pathlib import Path
 
 import datasets
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import seqeval.metrics
@@ -22,6 +23,7 @@ from jaxbert.data import Demo
 from jaxbert.data.batching import IGNORED_LABEL
 from jaxbert.errors import InputError
 from jaxbert.models import BertConfig, BertForTokenClassification, BertModel, Compute
+from jaxbert.models.outputs import ClassifierOutput
 from jaxbert.tasks import TaskOptions, get_task
 from jaxbert.tasks.sentences import places_of
 from jaxbert.tasks.task import Predicted, logits_of
@@ -115,11 +117,13 @@ def test_without_tags_words_or_texts():
 
 
 BAD = {
-    "no list": (["a b", ["c"]], [["O"], ["O"]], "str where a list of words .* row 1"),
+    "no list": (["a b", 3], [["O"], ["O"]], "str where a list of words .* row 1, 2"),
     "no text": ([["a"], [3]], [["O"], ["B-x"]], "a word that is no text in data row 2"),
     "surrogate": ([["a"], ["\ud800"]], [["O"], ["B-x"]], "surrogate pair.* row 2"),
     "no tags": ([["a"], ["b"]], [["O"], None], "NoneType where a list of tags .* row 2"),
-    "fewer tags": ([["a"], ["b", "c"]], [["O"], ["B-x"]], "1 tags for 2 words in data row 2"),
+    "the last surrogate": ([["a"], ["\udfff"]], [["O"], ["B-x"]], "surrogate pair.* row 2"),
+    "fewer tags": ([["a"], ["b", "c"], ["d"]], [["O"], ["B-x"], []], "1 tags for 2 .* row 2, 3"),
+    "true": ([["a"], ["b"]], [["O"], [True]], "a word without a tag.* row 2"),
     "an empty tag": ([["a"], ["b"]], [["O"], [""]], "a word without a tag.* row 2"),
     "none": ([["a"], ["b"]], [["O"], [None]], "a word without a tag.* row 2"),
     "one tag": ([["a"], ["b"]], [["O"], ["O"]], "holds one tag only, 'O'"),
@@ -276,6 +280,14 @@ def predicted(task, examples, tokenizer, tag_of_id, max_length=16, names=NAMES):
 
 
 SAID = {"good": "B-mood", "film": "B-part", "very": "B-mood", "weak": "I-mood", "end": "B-part"}
+
+
+def test_the_likeliest_tag_of_each_token_and_its_share():
+    logits = np.random.default_rng(0).normal(size=(2, 3, 4)).astype(np.float32)
+    found = TASK.results(ClassifierOutput(jnp.asarray(logits)), {})
+    np.testing.assert_array_equal(found["tags"], logits.argmax(-1))
+    shares = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    np.testing.assert_allclose(found["probabilities"], shares.max(-1), rtol=1e-6)
 
 
 @pytest.mark.parametrize("stride", [None, 2])

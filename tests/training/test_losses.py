@@ -1,5 +1,6 @@
 """Losses by hand: sums and counts, smoothing, what is ignored."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -30,6 +31,11 @@ def smoothed(row, label, e):
     return sum(t * negative_log_p(row, c) for c, t in enumerate(target))
 
 
+def smoothing(e):
+    """Where there is none, it is left out: the default."""
+    return {"smoothing": e} if e else {}
+
+
 def test_cross_entropy_counts_what_weighs():
     total, count = classification(LOGITS, LABELS, jnp.array([1, 1, 0], jnp.float32))
     wanted = negative_log_p(LOGITS[0], 0) + negative_log_p(LOGITS[1], 1)
@@ -39,7 +45,7 @@ def test_cross_entropy_counts_what_weighs():
 
 @pytest.mark.parametrize("e", [0.0, 0.1, 0.5])
 def test_label_smoothing(e):
-    total, _ = classification(LOGITS, LABELS, jnp.ones(3), smoothing=e)
+    total, _ = classification(LOGITS, LABELS, jnp.ones(3), **smoothing(e))
     wanted = sum(smoothed(row, label, e) for row, label in zip(LOGITS, LABELS, strict=True))
     assert float(total) == pytest.approx(wanted, rel=1e-6)
 
@@ -49,10 +55,11 @@ def test_loss_is_float32_for_half_precision_logits():
     assert total.dtype == count.dtype == jnp.float32
 
 
-def test_tokens_with_minus_100_are_ignored():
+@pytest.mark.parametrize("e", [0.0, 0.1])
+def test_tokens_with_minus_100_are_ignored(e):
     labels = jnp.array([[0, -100, 2]], jnp.int32)
-    total, count = token_classification(LOGITS[None], labels, smoothing=0.1)
-    wanted = smoothed(LOGITS[0], 0, 0.1) + smoothed(LOGITS[2], 2, 0.1)
+    total, count = token_classification(LOGITS[None], labels, **smoothing(e))
+    wanted = smoothed(LOGITS[0], 0, e) + smoothed(LOGITS[2], 2, e)
     assert float(total) == pytest.approx(wanted, rel=1e-6)
     assert float(count) == 2
 
@@ -75,7 +82,7 @@ def test_smoothing_a_regression_is_refused():
 def test_shares_of_classes(e):
     shares = jnp.array([[0.5, 0.25, 0.25], [0.0, 1.0, 0.0], [1.0, 0.0, 0.0]], jnp.float32)
     total, count = soft_classification(
-        LOGITS, shares, jnp.array([1, 2, 0], jnp.float32), smoothing=e
+        LOGITS, shares, jnp.array([1, 2, 0], jnp.float32), **smoothing(e)
     )
     wanted = sum(
         weight * ((1 - e) * share + e / 3) * negative_log_p(LOGITS[row], c)
@@ -95,13 +102,13 @@ def test_several_labels_of_a_text():
 
 
 def test_a_span_is_told_among_the_tokens_of_its_own_segment():
-    """Two segments and padding in the first row; the second row has one, and no second."""
+    """Two segments and padding in the first row; the second row has one; a third is in neither."""
     start, end = (
         np.random.default_rng(seed).normal(size=(2, 6)).astype(np.float32) for seed in (0, 1)
     )
     segments = jnp.array([[1, 1, 1, 2, 2, 0], [1, 1, 0, 0, 0, 0]], jnp.int32)
-    labels = jnp.array([[[0, 2], [3, 4]], [[1, 1], [0, 0]]], jnp.int32)
-    weights = jnp.array([[1, 0.5], [2, 0]], jnp.float32)
+    labels = jnp.array([[[0, 2], [3, 4], [0, 0]], [[1, 1], [0, 0], [0, 0]]], jnp.int32)
+    weights = jnp.array([[1, 0.5, 0], [2, 0, 0]], jnp.float32)
     total, count = span(jnp.asarray(start), jnp.asarray(end), segments, labels, weights)
     wanted = 0.0
     for row, own, first, last, weight in (
@@ -119,7 +126,8 @@ def test_a_choice_is_among_those_that_are_there(e, first):
     """Units of three; of the first two choices are there, of the second all, the third is none."""
     logits = jnp.array([[2.0, -1.0, 7.0, 0.5, 0.0, 1.0, 3.0, 3.0, 3.0]], jnp.float32)
     weights = jnp.array([[1, 1, 0, 1, 1, 1, 0, 0, 0]], jnp.float32)
-    total, count = choice(logits, jnp.array([[first, 2, -1]], jnp.int32), weights, smoothing=e)
+    labels = jnp.array([[first, 2, -1]], jnp.int32)
+    total, count = choice(logits, labels, weights, **smoothing(e))
     wanted = 0.0
     for row, label in (([2.0, -1.0], first), ([0.5, 0.0, 1.0], 2)):
         target = np.full(len(row), e / len(row))
@@ -127,3 +135,24 @@ def test_a_choice_is_among_those_that_are_there(e, first):
         wanted += sum(t * negative_log_p(row, c) for c, t in enumerate(target))
     assert float(total) == pytest.approx(wanted, rel=1e-6)
     assert float(count) == 2
+    # Of a unit that has no choice, too: its share of the gradient is none, and no nan.
+    gradient = jax.grad(lambda x: choice(x, labels, weights, smoothing=e)[0])(logits)
+    assert not gradient[0, 6:].any()
+    assert np.isfinite(gradient).all()
+
+
+def test_places_may_have_any_number_of_axes():
+    """As in a batch, where a row holds several texts."""
+    rng = np.random.default_rng(0)
+    logits = jnp.asarray(rng.normal(size=(2, 3, 4)), jnp.float32)
+    shares = jnp.asarray(rng.dirichlet(np.ones(4), (2, 3)), jnp.float32)
+    weights = jnp.asarray(rng.random((2, 3)), jnp.float32)
+    labels = jnp.asarray(rng.integers(0, 4, (2, 3)), jnp.int32)
+    for loss, wanted in (
+        (lambda *given: classification(*given, smoothing=0.2), labels),
+        (lambda *given: soft_classification(*given, smoothing=0.2), shares),
+        (multi_label, (shares > 0.3).astype(jnp.float32)),
+        (lambda logits, *given: regression(logits[..., :1], *given), shares[..., 0]),
+    ):
+        flat = (x.reshape(6, *x.shape[2:]) for x in (logits, wanted, weights))
+        np.testing.assert_allclose(loss(logits, wanted, weights), loss(*flat), rtol=1e-6)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jaxbert.tasks import TEXT_CLASSIFICATION, TEXT_REGRESSION
-from jaxbert.tasks.metrics import CLASSIFICATION, REGRESSION, compute_scores
+from jaxbert.tasks.metrics import CLASSIFICATION, MULTI_LABEL, REGRESSION, compute_scores
 
 
 def test_classification_by_hand():
@@ -41,6 +41,13 @@ def test_regression_by_hand():
 def test_a_constant_correlates_with_nothing():
     scores = compute_scores(REGRESSION, np.array([1.0, 2.0]), np.array([3.0, 3.0]))
     assert scores["pearson"] == scores["spearman"] == 0
+    scores = compute_scores(REGRESSION, np.array([3.0, 3.0]), np.array([1.0, 3.0]))
+    assert scores["pearson"] == scores["spearman"] == 0
+
+
+def test_a_label_that_nobody_has_or_is_told_scores_nothing():
+    labels = np.array([[1, 0], [0, 0]], bool)
+    assert compute_scores(MULTI_LABEL, labels, labels)["macro_f1"] == 0.5
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,13 @@ from jaxbert.optim import OptimizerConfig, RatePlan
 from jaxbert.optim.layers import leaf_paths
 from jaxbert.tasks import TEXT_CLASSIFICATION
 from jaxbert.tasks.losses import token_classification
-from jaxbert.training.step import global_norm, init_state, make_eval_step, make_train_step
+from jaxbert.training.step import (
+    _means,
+    global_norm,
+    init_state,
+    make_eval_step,
+    make_train_step,
+)
 
 BATCH = 8
 RATES = (0.0, 0.3)
@@ -103,6 +109,7 @@ def test_dropout_does_something_and_changes_with_the_step(tokenized, padded):
     _, second = step(state, batch)
     _, other_seed = step(init_state(params, plan.optimizer, 4), batch)
     _, again = step(init_state(params, plan.optimizer, 3), batch)
+    assert (int(state.step), int(state.seed)) == (1, 3)
     losses = [float(v["loss"]) for v in (first, second, other_seed)]
     assert len(set(losses)) == 3
     assert float(again["loss"]) == losses[0]
@@ -227,7 +234,19 @@ def test_low_precision_parameters_have_float32_masters(tokenized):
     np.testing.assert_allclose(moved["bfloat16"], moved["float32"], atol=1e-4)
 
 
+def test_means_of_little_and_of_nothing():
+    sums = {"w": np.array([3.0, -1.0], np.float32)}
+    half, nothing = (
+        _means(jax.numpy.float32(total), jax.numpy.float32(count), sums)
+        for total, count in ((1.0, 0.5), (0.0, 0.0))
+    )
+    assert [float(x) for x in half[:2]] == [2, 0.5]
+    assert half[2]["w"].tolist() == [6, -2]
+    assert [float(x) for x in nothing[:2]] == [0, 1]
+
+
 def test_the_norm_sees_one_bad_number():
+    assert global_norm({"a": np.array([[3.0]], np.float32), "b": np.array([0.0, 4])}) == 5
     params = split_model(tiny.model())[1]
     assert np.isfinite(global_norm(params))
     for bad in (np.nan, np.inf):

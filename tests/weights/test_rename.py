@@ -102,6 +102,12 @@ FAMILY = Family(
 )
 
 
+def test_the_tensors_of_labels_are_those_that_begin_so():
+    rows = (Rename("out.w", "out/w"), Rename("out.b", "out/b"), Rename("mid.w", "mid/w"))
+    assert Head(rows, labelled="out.").of_labels() == {"out.w", "out.b"}
+    assert Head(rows).of_labels() == set()
+
+
 def test_a_task_model_has_the_encoder_under_its_prefix():
     assert FAMILY.rows("Base") == FAMILY.encoder
     assert FAMILY.rows("Task") == (
