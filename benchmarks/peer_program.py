@@ -22,7 +22,8 @@ import jax
 import jax.export
 from jax.sharding import NamedSharding, PartitionSpec
 
-from benchmarks.peers import DTYPE, MESH, Case
+from benchmarks.peer_sides import OURS
+from benchmarks.peers import DTYPE, MESH, Case, mesh_of
 from jaxbert.models import AutoConfig, Compute, EncoderConfig
 from jaxbert.plan import Topology, make_plan, open_topology
 from jaxbert.plan.compile import compile_and_count
@@ -38,8 +39,9 @@ KEPT = (
 
 def ours(case: Case, config: EncoderConfig, topology: Topology) -> dict[str, Any]:
     """jaxbert's step, as `jaxbert plan` has it."""
+    mesh = mesh_of(OURS, case._asdict())
     training = TrainConfig(
-        batch_size=case.batch_size, max_length=case.max_length, parallel="mesh", mesh=MESH
+        batch_size=case.batch_size, max_length=case.max_length, parallel="mesh", mesh=mesh
     )
     plan = make_plan(config, topology, training, Compute(dtype=DTYPE), case.segments)
     return {field.name: getattr(plan, field.name) for field in dataclasses.fields(plan)}

@@ -38,7 +38,7 @@ from benchmarks.results import append_result, environment, read_results
 from benchmarks.workload import Workload
 
 FILE = "peers"
-MESH, DTYPE = "data=8", "bfloat16"
+MESH, DTYPE = "data=8", "bfloat16"  # of the peers
 PLATFORMS = {"v5e": "tpu", "v6e": "tpu", "h100": "cuda"}  # as jax calls them
 
 
@@ -86,7 +86,11 @@ def read_programs() -> dict[Case, dict[str, dict[str, Any]]]:
     Of jaxbert's steps those of `plans` count, where it has them.
     """
     planned = [row for row in read_results(plans.FILE) if is_comparable(row)]
-    programs = [row for row in read_results(FILE) if row["what"] == "program"]
+    programs = [
+        row
+        for row in read_results(FILE)
+        if row["what"] == "program" and row["mesh"] == mesh_of(row["side"], row)
+    ]
     found = {
         (Case(**{name: row[name] for name in Case._fields if name in row}), row["side"]): row
         for row in [*programs, *map(from_plan, planned)]
@@ -98,10 +102,18 @@ def read_programs() -> dict[Case, dict[str, dict[str, Any]]]:
     }
 
 
+def mesh_of(side: str, about: Mapping[str, Any]) -> str:
+    """Over what a side divides a step: jaxbert as in the plans, the others the rows alone."""
+    if side != OURS:
+        return MESH
+    tpu = PLATFORMS[about["topology"].partition(":")[0]] == "tpu"
+    return plans.SHARDED if tpu else MODELS[about["model"]]
+
+
 def is_comparable(plan: Mapping[str, Any]) -> bool:
     """Whether a line of `plans` is jaxbert's step as the peers' steps are."""
     wanted = {
-        "mesh": MESH, "dtype": DTYPE, "accumulation": 1, "optimizer": "adamw",
+        "mesh": mesh_of(OURS, plan), "dtype": DTYPE, "accumulation": 1, "optimizer": "adamw",
         "attention_dropout": None, "gradient_checkpointing": False, "scan_layers": False,
     }  # fmt: skip
     return all(plan.get(name, value) == value for name, value in wanted.items())
@@ -202,7 +214,8 @@ def check(sides: Sequence[str]) -> set[str]:
 
 def keep(row: dict[str, Any]) -> None:
     """Adds a line to the results."""
-    append_result(FILE, row | {"mesh": MESH, "dtype": DTYPE} | environment())
+    mesh = mesh_of(row["side"], row) if row["what"] == "program" else MESH
+    append_result(FILE, row | {"mesh": mesh, "dtype": DTYPE} | environment())
 
 
 def parser() -> argparse.ArgumentParser:
