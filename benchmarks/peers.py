@@ -106,8 +106,7 @@ def mesh_of(side: str, about: Mapping[str, Any]) -> str:
     """Over what a side divides a step: jaxbert as in the plans, the others the rows alone."""
     if side != OURS:
         return MESH
-    tpu = PLATFORMS[about["topology"].partition(":")[0]] == "tpu"
-    return plans.SHARDED if tpu else MODELS[about["model"]]
+    return MODELS[about["model"]] if about["topology"].startswith("h100") else plans.SHARDED
 
 
 def is_comparable(plan: Mapping[str, Any]) -> bool:
