@@ -28,7 +28,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 # MiB a minute, and each. Of a trainer 0.1 is in caches of jax, and some in holes between.
-LIMITS = {"training": 1.0, "evaluations": 0.005, "trainers": 0.5}
+LIMITS = {"training": 1.0, "evaluations": 0.005, "trainers": 0.3}
 BATCH, COPIES, EVERY = 16, 50, 200  # 650 examples; steps between evaluations
 # Steps between checkpoints. Each leaves about 0.06 MiB behind, which is none of ours: tensorstore's
 # experimental_collect_matching_metrics, that orbax calls, keeps what it returns (0.1.86).
