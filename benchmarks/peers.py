@@ -39,6 +39,7 @@ from benchmarks.workload import Workload
 
 FILE = "peers"
 MESH, DTYPE = "data=8", "bfloat16"  # of the peers
+_MESHES = {(case.model, case.topology): case.mesh for case in plans.CASES}
 PLATFORMS = {"v5e": "tpu", "v6e": "tpu", "h100": "cuda"}  # as jax calls them
 
 
@@ -106,7 +107,7 @@ def mesh_of(side: str, about: Mapping[str, Any]) -> str:
     """Over what a side divides a step: jaxbert as in the plans, the others the rows alone."""
     if side != OURS:
         return MESH
-    return MODELS[about["model"]] if about["topology"].startswith("h100") else plans.SHARDED
+    return _MESHES.get((about["model"], about["topology"]), plans.SHARDED)
 
 
 def is_comparable(plan: Mapping[str, Any]) -> bool:
