@@ -210,21 +210,27 @@ class Batches:
 
     def _members(self, epoch: int, start_step: int = 0) -> Iterator[np.ndarray]:
         """Each batch's units, as indices into the data set."""
+        return self._members_of(self.seed, epoch, start_step)
+
+    def _members_of(self, seed: int, epoch: int, start_step: int = 0) -> Iterator[np.ndarray]:
         order = np.arange(self.examples)
         if self.shuffle:
-            order = np.random.default_rng([self.seed, epoch]).permutation(len(order))
+            order = np.random.default_rng([seed, epoch]).permutation(len(order))
         for start in range(start_step * self.batch_size, len(order), self.batch_size):
             yield order[start : start + self.batch_size]
 
     def _sample(self) -> tuple[list[np.ndarray], bool]:
-        """The lengths in each of some batches, and whether those are all there will be."""
+        """The lengths in each of some batches, and whether those are all there will be.
+
+        Of one seed always: runs that differ by their seed then share shapes, so programs.
+        """
         steps = self.steps_per_epoch
         if not self.shuffle:
             members = list(self._members(0))
             step = 1 if steps <= _EXACT_BATCHES else -(-steps // _SAMPLED_BATCHES)
             return [self._lengths[m] for m in members[::step]], step == 1
         epochs = -(-_SAMPLED_BATCHES // steps)
-        members = [m for epoch in range(epochs) for m in self._members(epoch)]
+        members = [m for epoch in range(epochs) for m in self._members_of(0, epoch)]
         return [self._lengths[m] for m in members[:_SAMPLED_BATCHES]], False
 
     def _batch(self, members: np.ndarray) -> Batch:

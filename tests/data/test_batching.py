@@ -208,7 +208,17 @@ def test_shapes_stay_few_over_many_epochs():
     }
     assert seen <= set(batches.shapes)
     assert len(batches.shapes) <= 6
-    assert batches.stats.packing_efficiency > 0.8
+    assert batches.stats.packing_efficiency > 0.75
+
+
+def test_shapes_are_the_same_for_every_seed():
+    rng = np.random.default_rng(0)
+    tokenized = make(np.clip(rng.lognormal(2.5, 0.8, 300).astype(int), 2, 96).tolist())
+    shapes = [
+        Batches(tokenized, 16, max_length=96, shuffle=True, seed=seed).shapes for seed in range(5)
+    ]
+    assert len(set(shapes)) == 1
+    assert len(shapes[0]) > 1
 
 
 def test_shapes_are_shared_between_data_sets():
