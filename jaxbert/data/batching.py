@@ -23,7 +23,7 @@ import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -34,6 +34,7 @@ from jaxbert.data.packing import (
     bucket,
     bucket_lengths,
     choose_shapes,
+    deal,
     fit,
     round_up,
 )
@@ -76,7 +77,8 @@ class Batches:
       max_length: the model's or the user's limit on the tokens of a feature.
       layout: "packed" shares rows between units; "bucketed" cuts rows to the batch's longest unit,
         rounded up to a bucket; "padded" makes rows of `max_length` for each feature of a unit.
-      shuffle: a new order every epoch, from `seed`; otherwise that of the data set.
+      shuffle: True = a new order every epoch, from `seed`, in which full batches have about as
+        many tokens each; "once" = such an order, for all epochs; False = that of the data set.
       part: (i, n): only the i-th of n equal parts of a batch's rows is read and made; of
         example_ids, and of all_segment_ids, all.
       row_multiple: B is a multiple of it (devices x accumulation steps), filled with empty rows.
@@ -99,7 +101,7 @@ class Batches:
         *,
         max_length: int,
         layout: str = "packed",
-        shuffle: bool = False,
+        shuffle: bool | Literal["once"] = False,
         seed: int = 0,
         part: tuple[int, int] = (0, 1),
         row_multiple: int = 1,
@@ -107,6 +109,8 @@ class Batches:
     ) -> None:
         if layout not in LAYOUTS:
             raise InputError(f"{layout=}: want one of {', '.join(LAYOUTS)}")
+        if shuffle not in (True, False, "once"):
+            raise InputError(f'{shuffle=}: want True, False or "once"')
         least = {
             "batch_size": (batch_size, 1),
             "row_multiple": (row_multiple, 1),
@@ -215,7 +219,8 @@ class Batches:
     def _members_of(self, seed: int, epoch: int, start_step: int = 0) -> Iterator[np.ndarray]:
         order = np.arange(self.examples)
         if self.shuffle:
-            order = np.random.default_rng([seed, epoch]).permutation(len(order))
+            rng = np.random.default_rng([seed, epoch if self.shuffle is True else 0])
+            order = deal(self._lengths, self.batch_size, rng)
         for start in range(start_step * self.batch_size, len(order), self.batch_size):
             yield order[start : start + self.batch_size]
 
@@ -225,7 +230,7 @@ class Batches:
         Of one seed always: runs that differ by their seed then share shapes, so programs.
         """
         steps = self.steps_per_epoch
-        if not self.shuffle:
+        if self.shuffle is not True:
             members = list(self._members(0))
             step = 1 if steps <= _EXACT_BATCHES else -(-steps // _SAMPLED_BATCHES)
             return [self._lengths[m] for m in members[::step]], step == 1

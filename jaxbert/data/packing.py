@@ -1,4 +1,4 @@
-"""Lengths to places: which examples share a row, and which few row shapes serve a data set.
+"""Lengths to places: which examples share a batch and a row, which few shapes serve a data set.
 
 Knows lengths only, no tokens. Every shape costs its user a compilation, so there are few of them,
 chosen by packing batches of the data set itself and keeping what pays.
@@ -74,6 +74,34 @@ def bucket(length: int, max_length: int) -> int:
 def round_up(number: int, multiple: int) -> int:
     """The smallest multiple of `multiple` that is not below `number`."""
     return -(-number // multiple) * multiple
+
+
+def deal(lengths: np.ndarray, batch_size: int, rng: np.random.Generator) -> np.ndarray:
+    """All examples in random order, each full batch with one of every range of lengths.
+
+    The examples sorted by length make as many ranges as a batch has places. Which batch an example
+    falls into is even chance as ever, but all hold about the same number of tokens, so that one
+    shape serves nearly every batch and little of it is empty. Grouping by length, which padding
+    asks for, makes batches of one kind of example each; this makes them alike.
+
+    Args:
+      lengths: [n] int.
+
+    Returns:
+      [n] int64. What fills no batch comes last.
+
+    Example:
+      >>> lengths = np.array([2, 2, 9, 9, 2, 9])
+      >>> order = deal(lengths, 2, np.random.default_rng(0))
+      >>> lengths[order].reshape(3, 2).sum(axis=1).tolist()
+      [11, 11, 11]
+    """
+    order = rng.permutation(len(lengths))
+    full = len(lengths) // batch_size
+    dealt, rest = np.split(order, [full * batch_size])
+    by_length = dealt[np.argsort(lengths[dealt], kind="stable")]
+    ranges = rng.permuted(by_length.reshape(batch_size, full), axis=1)
+    return np.concatenate([rng.permuted(ranges.T, axis=1).ravel(), rest])
 
 
 def one_per_row(count: int) -> Placement:

@@ -87,7 +87,9 @@ def embed(
     step = make_embed_step(
         graphdef, pooling=pooling, normalize=normalize, skip=skip, shard=engine.shard
     )
-    batches = Batches(tokenized, batch_size, max_length=max_length, row_multiple=engine.parts)
+    batches = Batches(
+        tokenized, batch_size, max_length=max_length, shuffle="once", row_multiple=engine.parts
+    )
     results, _ = run_batches(Compiled(step, engine), engine.put_state(params), batches)
     return results["vectors"]
 

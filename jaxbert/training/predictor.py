@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -142,7 +142,7 @@ class Predictor:
         """parameters -> what they make of labelled examples."""
         self.task.check_labels(self.config, examples)
         tokenized = self.encode(examples)
-        batches = self._batches(tokenized)
+        batches = self._batches(tokenized, shuffle="once")
         self._unprepared.append(batches)
         return lambda params: Predicted(examples, tokenized, *self.run(params, batches))
 
@@ -182,7 +182,8 @@ class Predictor:
     def _predicted(self, texts: Sequence[str] | Examples) -> Predicted:
         examples = as_examples(texts)
         tokenized = self.encode(examples)
-        return Predicted(examples, tokenized, *self.run(self.params, self._batches(tokenized)))
+        batches = self._batches(tokenized, shuffle="once")
+        return Predicted(examples, tokenized, *self.run(self.params, batches))
 
     def encode(self, examples: Examples) -> Tokenized:
         """Token ids of the examples; tells how many were cut.
@@ -199,7 +200,9 @@ class Predictor:
         """The batches of the examples, in their order or, with `shuffle`, in one by the seed."""
         return self._batches(self.encode(examples), shuffle=shuffle, seed=seed)
 
-    def _batches(self, tokenized: Tokenized, *, shuffle: bool = False, seed: int = 0) -> Batches:
+    def _batches(
+        self, tokenized: Tokenized, *, shuffle: bool | Literal["once"] = False, seed: int = 0
+    ) -> Batches:
         return Batches(
             tokenized,
             self.batch_size,

@@ -11,6 +11,7 @@ from jaxbert.data.packing import (
     bucket,
     bucket_lengths,
     choose_shapes,
+    deal,
     fit,
     pack,
     round_up,
@@ -30,6 +31,25 @@ def _check(lengths, placement, capacity, segments):
         assert placement.column[order].tolist() == [0, *ends[:-1]]
         assert ends[-1] <= capacity
         assert len(order) <= segments
+
+
+@given(lengths_of, st.integers(1, 70), st.integers(0, 9))
+def test_dealt_batches_have_one_of_each_range(lengths, batch_size, seed):
+    order = deal(lengths, batch_size, np.random.default_rng(seed))
+    assert sorted(order) == [*range(len(lengths))]
+    full = len(lengths) // batch_size
+    batches = np.sort(lengths[order][: full * batch_size].reshape(full, batch_size), axis=1)
+    # Nothing of a range is longer than anything of the next.
+    assert (batches.max(axis=0, initial=0)[:-1] <= batches.min(axis=0, initial=99)[1:]).all()
+
+
+def test_dealing_is_even_chance_of_every_batch_and_place():
+    lengths, draws = np.array([9, 1, 5, 7, 3, 2, 8]), 3000  # three batches of two, and one over
+    orders = np.array([deal(lengths, 2, np.random.default_rng(seed)) for seed in range(draws)])
+    for place in range(len(lengths)):
+        counts = np.bincount(orders[:, place], minlength=len(lengths))
+        # Five standard deviations of a binomial count of probability 1/7.
+        assert abs(counts - draws / 7).max() < 5 * (draws * 6 / 49) ** 0.5
 
 
 @given(lengths_of, st.integers(64, 200), st.integers(1, 8))
