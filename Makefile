@@ -1,6 +1,7 @@
 # make demo   fine-tune a real BERT on real text and print how it did
 # make test   everything that CI runs
 # make bench  time training and inference against PyTorch
+# make bench-run DATA=DIR  time whole runs of the command beside PyTorch's Trainer
 # make bench-environments  so that `bench` has HF Flax and KerasHub too
 # make peer-environments   for `python -m benchmarks.peers`
 #
@@ -14,7 +15,7 @@ PIP := $(BIN)/python -m pip install --quiet
 PYTEST := -n 2 --dist loadfile
 NEWER := $(VENV)-3.12
 
-.PHONY: demo test lint test-newer bench bench-environments peer-environments env env-test clean
+.PHONY: demo test lint test-newer bench bench-run bench-environments peer-environments env env-test clean
 
 demo: env
 	$(BIN)/jaxbert demo $(ARGS)
@@ -59,6 +60,10 @@ peer-environments: .venv-hf-flax-export/ready .venv-keras-hub/ready .venv-torcha
 
 bench: env-test
 	$(BIN)/python -m benchmarks.compare $(ARGS)
+
+bench-run: env-test
+	$(BIN)/python -m benchmarks.level --data $(DATA) --only sst2 \
+	  --sides jaxbert torch torch-random torch-padded $(ARGS)
 
 env: $(VENV)/ready
 env-test: $(VENV)/ready-test

@@ -73,7 +73,7 @@ def whole_runs() -> str:
               *(f"`Trainer` {about}, s" for about in names.values())]  # fmt: skip
     return (
         f"{table(header, rows)}\n\nIn brackets: times as long as jaxbert's next ones. "
-        "`python -m benchmarks.level --data DIR --sides jaxbert torch torch-random torch-padded`."
+        "`make bench-run DATA=DIR`, and `ARGS='--examples N'` for so many rows."
     )
 
 
