@@ -99,7 +99,9 @@ def test_evaluation_counts_each_example_once(finished):
     assert_close(found["logits"], one_by_one, terms=network_terms(trainer.model.config, 16))
     p = probabilities(one_by_one)[np.arange(13), CLASSES.labels]
     scores = trainer.evaluate(CLASSES)
-    assert scores["loss"] == loss == pytest.approx(-np.log(p).mean(), abs=1e-5)
+    # That is in another order, of which a float32 sum knows.
+    assert scores["loss"] == pytest.approx(loss, abs=1e-6)
+    assert loss == pytest.approx(-np.log(p).mean(), abs=1e-5)
     assert scores["accuracy"] == (one_by_one.argmax(-1) == CLASSES.labels).mean()
 
 
@@ -181,7 +183,8 @@ def test_without_evaluation_the_last_model_is_kept(tokenizer, tmp_path):
 
 def test_training_lowers_the_loss(tokenizer, tmp_path):
     fast = dataclasses.replace(tiny.ADAMW, learning_rate=0.01)
-    trainer = tiny.trainer(tokenizer, epochs=8, optimizer=fast)
+    # With so few examples as these, a third of the seeds need more than eight epochs.
+    trainer = tiny.trainer(tokenizer, epochs=30, optimizer=fast)
     before = trainer.evaluate(CLASSES)["loss"]
     trainer.fit()
     assert trainer.evaluate(CLASSES)["loss"] < before / 2
