@@ -64,13 +64,15 @@ def _tagged(path: Path) -> Rows:
 
 
 def _kinds(path: Path) -> Rows:
-    return [
+    """Of sentences that name something: which kinds of entities."""
+    rows = [
         {
             "text": " ".join(row["tokens"]),
             "label": sorted({tag[2:] for tag in row["tags"] if tag != "O"}),
         }
         for row in _tagged(path)
     ]
+    return [row for row in rows if row["label"]]
 
 
 def _questions(path: Path) -> Rows:
@@ -134,7 +136,7 @@ LEVELS = {
     "xquad": Level("question-answering", ("xquad.train.json", "xquad.test.json"), _questions, "f1",
                    2, 3e-4, 256, ("--doc-stride", "64")),
     "entity-kinds": Level("multi-label-classification", ("wnut17.train.conll", "wnut17.dev.conll"),
-                          _kinds, "micro_f1", 3, 3e-4, 128),
+                          _kinds, "micro_f1", 4, 3e-4, 128),
     "answer-sentence": Level("multiple-choice", ("xquad.train.json", "xquad.test.json"), _choices,
                              "accuracy", 1, 1e-4, 128),
 }  # fmt: skip
