@@ -64,7 +64,8 @@ def test_what_must_not_be_is_seen(tmp_path, read, seen):
 
 def test_a_hang_is_seen(tmp_path, monkeypatch):
     def wait(path):
-        while path.read_text() != "good":
+        changed = path.read_text() != "good"
+        while changed:  # not reading: the alarm would leave a file open
             pass
 
     monkeypatch.setattr("tests.fuzz.cases.SECONDS", 1)
