@@ -5,6 +5,7 @@ The classes of models, of `Trainer` and of its relatives are named here and nowh
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib
 import logging
@@ -44,7 +45,12 @@ def keep_compiled_programs() -> None:
 
 def import_meanwhile(module: str) -> None:
     """Imports what will be wanted later on a thread, so that nobody waits for it then."""
-    threading.Thread(target=importlib.import_module, args=(module,), daemon=True).start()
+
+    def load() -> None:
+        with contextlib.suppress(Exception):  # told where the module is wanted
+            importlib.import_module(module)
+
+    threading.Thread(target=load, daemon=True).start()
 
 
 def cache_folder(name: str) -> Path | None:
