@@ -104,6 +104,13 @@ def first_batches(data, steps):
     return found, batches.steps_per_epoch
 
 
+def in_place(batch):
+    """The batch's examples by their places in it, which number their tokens."""
+    firsts = (batch["segment_ids"] > 0) & (batch["token_index"] % LONGEST == 0)
+    ids = batch["example_ids"]
+    return ids[ids >= 0][np.argsort(batch["token_index"][firsts])]
+
+
 def our_run(directory, config, batches, steps_per_epoch):
     """Losses [T], gradient norms [T], and the trained model as `transformers` reads it."""
     model = AutoModelForSequenceClassification.from_pretrained(directory)
@@ -231,7 +238,7 @@ def assert_follows(tmp_path, theirs, config, multipliers, steps):
     theirs.save_pretrained(tmp_path)
     start = {name: value.clone() for name, value in theirs.state_dict().items()}
     batches, steps_per_epoch = first_batches(data, steps)
-    orders = [ids[ids >= 0] for ids in (batch["example_ids"] for batch in batches)]
+    orders = [in_place(batch) for batch in batches]
     assert {len(members) for members in orders} == {BATCH, EXAMPLES % BATCH}  # a short batch too
 
     losses, norms, ours = our_run(tmp_path, config, batches, steps_per_epoch)
