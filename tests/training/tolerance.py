@@ -36,6 +36,9 @@ GRADIENT_PROMISE = 1e-4
 # Softmax sees no shift of all keys: this gradient is zero in theory, and rounding in practice.
 KEY_BIAS = re.compile(r"key/bias$|attention\.self\.key\.bias$")
 
+_LIKE_VALUE = re.compile("(?<=attention)/(position_)?(query|key)/")
+_LIKE_KERNEL = re.compile("^(head/classifier)/bias$")
+
 
 def rounding(terms, dtype="float32"):
     """One standard deviation between two computations through sums of `terms` terms, relative."""
@@ -81,14 +84,15 @@ def scales(leaves):
     A leaf's own largest number, and no less than 1e-4 of the largest of all. Behind a softmax the
     gradients of queries and keys are differences from a mean, of numbers like those that make the
     value's gradient: they have its scale, however much cancels (all of it for the key's bias).
+    What is added up to a classifier's bias, probability less label, has either sign and is what its
+    kernel adds up times inputs of size 1: that has its kernel's scale.
     """
     sizes = {path: size(leaf) for path, leaf in leaves.items()}
     floor = 1e-4 * max(sizes.values())
-    values = {
-        path: re.sub("attention/(position_)?(query|key)/", "attention/value/", path)
-        for path in leaves
+    like = {
+        path: _LIKE_KERNEL.sub(r"\1/kernel", _LIKE_VALUE.sub("/value/", path)) for path in leaves
     }
-    return {path: max(sizes[path], sizes[values[path]], floor) for path in leaves}
+    return {path: max(sizes[path], sizes[like[path]], floor) for path in leaves}
 
 
 def assert_gradients_close(got, want, *, terms, floor=0.0, what=""):
