@@ -7,13 +7,7 @@ import transformers
 from test_training_torch import ALIKE, EQUAL, FEWER, LONGEST, SHAPE, assert_follows
 
 from jaxbert.models import Dropout, dropout_key
-from jaxbert.models.dropout import (
-    attention_bits,
-    attention_token_bits,
-    feature_bits,
-    masked,
-    token_bits,
-)
+from jaxbert.models.dropout import attention_bits, attention_token_bits, dropout, masked
 from jaxbert.models.encoder import EMBEDDINGS_SITE, SITES_PER_LAYER
 from jaxbert.models.head_modules import CLASSIFIER_SITE
 
@@ -50,19 +44,19 @@ class Masks:
         return CLASSIFIER_SITE if number == self.a_pass - 1 else EMBEDDINGS_SITE + number
 
     def _on_features(self, x, rate):
-        tokens = token_bits(self._site(), self._state)
+        state = self._state
         if x.ndim == 2:  # pooled: the first tokens'
-            tokens = tokens[:, 0]
-        features = jnp.expand_dims(feature_bits(x.shape[-1]), range(x.ndim - 1))
-        return x * self._mask(x, (tokens[..., None], features), rate)
+            state = state._replace(token_index=state.token_index[:, 0])
+        return x * to_torch(dropout(jnp.ones(x.shape), rate, self._site(), state))
 
     def _on_probabilities(self, x, p, training):
         assert training
         tokens = attention_token_bits(p, self._site(), self._state)
-        return x * self._mask(x, attention_bits(x.shape[1], tokens), p)
+        return x * to_torch(masked(jnp.ones(x.shape), attention_bits(x.shape[1], tokens), p))
 
-    def _mask(self, x, bits, rate):
-        return torch.from_numpy(np.array(masked(jnp.ones(x.shape, jnp.float32), bits, rate)))
+
+def to_torch(mask):
+    return torch.from_numpy(np.array(mask))
 
 
 def test_with_dropout_too_the_loss_curve_follows_torch_given_the_same_masks(tmp_path, monkeypatch):
