@@ -1,6 +1,7 @@
 """How many cycles the Pallas kernels for TPUs take, counted in the code compiled for one.
 
-python -m benchmarks.kernel_cycles    # v5e; seconds a kernel
+python -m benchmarks.kernel_cycles             # seconds a kernel
+python -m benchmarks.kernel_cycles --only v6e  # those of a chip
 
 The compiler's estimates leave them out. It does write their code: instructions in bundles, each
 issued in a cycle, in loops that say how often they go round. Their number is what a kernel takes
@@ -20,12 +21,16 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from benchmarks.results import append_result, environment
+from benchmarks.results import append_result, environment, read_results
+from jaxbert import BertConfig
 
-FILE, CHIP, RATE = "kernel_cycles", "v5e", 0.1
-# [B, L, D] of one of eight devices, and heads.
+FILE, RATE, DEVICES = "kernel_cycles", 0.1, 8
+# Chip, [B, L, D] of one of eight devices, and heads: of the plans, and of the packed film rows.
 CASES = [
-    (32, 128, 768, 12), (8, 512, 768, 12), (128, 128, 768, 12), (32, 128, 1024, 16)
+    ("v5e", 32, 128, 768, 12), ("v5e", 8, 512, 768, 12), ("v5e", 128, 128, 768, 12),
+    ("v5e", 32, 128, 1024, 16), ("v5e", 8, 512, 1024, 16), ("v5e", 14, 64, 768, 12),
+    ("v6e", 32, 128, 768, 12), ("v6e", 8, 512, 768, 12), ("v6e", 32, 128, 1024, 16),
+    ("v6e", 8, 512, 1024, 16), ("v6e", 14, 64, 768, 12),
 ]  # fmt: skip
 _BUNDLE = re.compile(r"\s*0x[0-9a-f]+\s+\w*\s*: (>*)")
 _ROUNDS = re.compile(r"scmp\.\w+\.s32\.totalorder [^,]+, (\d+) /\* loop exit test \*/")
@@ -53,7 +58,7 @@ def cycles(code: str) -> int:
     return total
 
 
-def compile_kernels(rows: int, length: int, width: int, heads: int) -> None:
+def compile_kernels(chip: str, rows: int, length: int, width: int, heads: int) -> None:
     """Attention, and what stands around it, there and back, in a process that dumps their code."""
     import jax
     import jax.numpy as jnp
@@ -65,7 +70,7 @@ def compile_kernels(rows: int, length: int, width: int, heads: int) -> None:
     from jaxbert.models.residual import Branch, add_and_norm
     from jaxbert.plan.hardware import open_topology
 
-    device = open_topology(f"{CHIP}:2x4").devices[0]
+    device = open_topology(f"{chip}:2x4").devices[0]
     compute = Compute(dtype="bfloat16", platform="tpu")
 
     def of(shape: tuple[int, ...], dtype: Any = jnp.bfloat16) -> jax.ShapeDtypeStruct:
@@ -99,9 +104,36 @@ NAMES = {"forward_kernel": "attention", "backward_kernel": "attention, back",
          "forward_norm": "norm", "backward_norm": "norm, back"}  # fmt: skip
 # Arrays [B, L, D] of bfloat16 that a kernel reads and writes.
 MOVED = {"attention": 4, "attention, back": 7, "norm": 4, "norm, back": 4}
+# How often a layer calls it. The last layer computes single tokens, and takes none.
+CALLS = {"attention": 1, "attention, back": 1, "norm": 2, "norm, back": 2}
 
 
-def measure(case: tuple[int, ...]) -> dict[str, int]:
+def read_kernels() -> dict[tuple[Any, ...], dict[str, Any]]:
+    """{(chip, kernel, B, L, D): the newest count}."""
+    return {(row["chip"], row["kernel"], *row["shape"]): row for row in read_results(FILE)}
+
+
+def with_kernels(row: dict[str, Any], at_peaks: float) -> float | None:
+    """Modelled seconds of a plan's step, with its kernels' code in place of published peaks.
+
+    at_peaks: seconds of what the compiler has no estimate of.
+
+    Returns:
+      None where a kernel of that chip and shape is not counted.
+    """
+    config = BertConfig.preset(row["model"])
+    chip, rows = row["topology"].partition(":")[0], row["batch_size"] // DEVICES
+    found, seconds = read_kernels(), row["modelled_seconds"] - at_peaks
+    for kernel, calls in CALLS.items():
+        counted = found.get((chip, kernel, rows, row["max_length"], config.hidden_size))
+        if counted is None:
+            return None
+        once = max(counted["seconds"], counted["memory_seconds"])
+        seconds += calls * (config.num_hidden_layers - 1) * once
+    return seconds
+
+
+def measure(case: tuple[str | int, ...]) -> dict[str, int]:
     """{kernel: cycles}."""
     with tempfile.TemporaryDirectory() as folder:
         flags = f"--xla_jf_dump_to={folder} --xla_jf_dump_llo_text=true"
@@ -120,22 +152,28 @@ def measure(case: tuple[int, ...]) -> dict[str, int]:
 def main() -> int:
     """Each case in a process of its own, for a flag is read when the compiler is loaded."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--compile", type=int, nargs=4, help=argparse.SUPPRESS)
-    if chosen := parser.parse_args().compile:
-        compile_kernels(*chosen)
+    parser.add_argument("--only", default="", help="chips whose name contains it")
+    parser.add_argument("--compile", nargs=5, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.compile:
+        compile_kernels(args.compile[0], *map(int, args.compile[1:]))
         return 0
     from jaxbert.plan.hardware import CHIPS
 
-    chip = CHIPS[CHIP]
     for case in CASES:
-        rows, length, width, heads = case
-        for name, count in measure(case).items():
-            size = 2 * rows * length * width
-            row = {"kernel": name, "chip": CHIP, "shape": [rows, length, width], "heads": heads,
-                   "cycles": count, "seconds": count / (chip.clock or 1),
-                   "memory_seconds": MOVED[name] * size / chip.bandwidth}  # fmt: skip
-            print(f"{name} {rows} x {length} x {width}: {1e6 * row['seconds']:.0f} us, memory "
-                  f"{1e6 * row['memory_seconds']:.0f} us", flush=True)  # fmt: skip
+        name, rows, length, width, heads = case
+        if args.only not in name:
+            continue
+        chip, size = CHIPS[name], 2 * rows * length * width
+        for kernel, count in measure(case).items():
+            row = {
+                "kernel": kernel, "chip": name, "shape": [rows, length, width], "heads": heads,
+                "cycles": count, "seconds": count / (chip.clock or 1),
+                "memory_seconds": MOVED[kernel] * size / chip.bandwidth,
+            }  # fmt: skip
+            code, memory = (1e6 * row[field] for field in ("seconds", "memory_seconds"))
+            print(f"{name} {kernel} {rows} x {length} x {width}: {code:.0f} us, memory "
+                  f"{memory:.0f} us", flush=True)  # fmt: skip
             append_result(FILE, row | environment())
     return 0
 

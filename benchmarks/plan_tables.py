@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from benchmarks.kernel_cycles import read_kernels, with_kernels
 from benchmarks.markdown import table
 from benchmarks.plans import read_plans
-from benchmarks.results import read_results
 
 KERNELS = {"tpu_custom_call": "Pallas", "__cudnn": "cuDNN"}
 COLUMNS = {
@@ -22,6 +22,7 @@ COLUMNS = {
     "bound, ms": lambda row: _bound(row),
     "modelled, ms": lambda row: f"{1e3 * row['modelled_seconds']:.1f}",
     "modelled utilization": lambda row: f"{row['utilisation']:.0%}",
+    "with kernels' code": lambda row: _with_kernels(row),
     "attention": lambda row: _kernels(row),
 }
 NOTE = (
@@ -32,7 +33,8 @@ NOTE = (
     "switches may save the others, products alone). A modelled time is neither a bound nor a "
     "measurement: the compiler's own estimate of each operation's cycles where it has one (TPUs, "
     "but for Pallas kernels), else the longer of its products and its bytes at published peaks; "
-    "then what is sent, on rings, beside nothing."
+    "then what is sent, on rings, beside nothing. With kernels' code: as modelled, but the Pallas "
+    "kernels take what the last table of this page counts, and not what peaks would."
 )
 
 
@@ -73,21 +75,36 @@ def plan_parts() -> str:
 
 def kernel_cycles() -> str:
     """What the Pallas kernels take by their own code, the newest count of each."""
-    found = {(row["kernel"], *row["shape"]): row for row in read_results("kernel_cycles")}
     rows = [
-        [row["kernel"], " x ".join(map(str, row["shape"])), str(row["heads"]),
+        [row["chip"], row["kernel"], " x ".join(map(str, row["shape"])), str(row["heads"]),
          f"{1e6 * row['seconds']:.0f}", f"{1e6 * row['memory_seconds']:.0f}"]
-        for row in found.values()
+        for row in read_kernels().values()
     ]  # fmt: skip
-    header = ["kernel", "rows x length x width", "heads", "by its code, us", "by its bytes, us"]
+    header = [
+        "chip",
+        "kernel",
+        "rows x length x width",
+        "heads",
+        "by its code, us",
+        "by its bytes, us",
+    ]
     note = (
-        "`python -m benchmarks.kernel_cycles`: bundles of instructions as the compiler wrote them "
-        "for v5e, dropout on, one a cycle, as often as their loops go round; and the arrays of "
-        "whole rows at the memory's bandwidth, which is nothing where they stay on the chip. The "
-        "longer of both is a model of a kernel. The modelled times above count its products and "
-        "what it moves in main memory alone."
+        "`python -m benchmarks.kernel_cycles`: bundles of instructions as the compiler wrote them, "
+        "dropout on, one a cycle, as often as their loops go round; and the arrays of whole rows "
+        "at the memory's bandwidth, which is nothing where they stay on the chip. The longer of "
+        "both is a model of a kernel; a step calls those of attention once and those of norms "
+        "twice in each layer but the last. Modelled times without them count a kernel's products "
+        "and what it moves in main memory alone."
     )
     return f"{table(header, rows)}\n\n{note}"
+
+
+def _with_kernels(row: dict[str, Any]) -> str:
+    at_peaks = sum(part["roofline_seconds"] for part in row["parts"].values())
+    seconds = with_kernels(row, at_peaks)
+    if seconds is None:
+        return ""
+    return f"{1e3 * seconds:.1f} ms, {row['utilisation'] * row['modelled_seconds'] / seconds:.0%}"
 
 
 def _part(cost: dict[str, Any] | None) -> str:
