@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
 
+from jaxbert.atomic import naming
 from jaxbert.errors import InputError
 from jaxbert.training.run_directory import LOCK, refuse_file
 
@@ -174,7 +175,15 @@ def _create(path: Path) -> bool:
     """Whether the lock is now ours: it comes into being with its contents, or not at all."""
     text = json.dumps(dataclasses.asdict(Holder.me())) + "\n"
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    temporary.write_text(text, encoding="utf-8")
+    try:
+        with naming(path):
+            temporary.write_text(text, encoding="utf-8")
+        return _link(temporary, path, text)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _link(temporary: Path, path: Path, text: str) -> bool:
     try:
         os.link(temporary, path)  # fails where there is one, on network file systems too
         return True
@@ -182,16 +191,19 @@ def _create(path: Path) -> bool:
         return False
     except OSError:  # a file system without links: then at least its name is made only once
         return _create_exclusively(path, text)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _create_exclusively(path: Path, text: str) -> bool:
     try:
-        with path.open("x", encoding="utf-8") as file:
-            file.write(text)
+        file = path.open("x", encoding="utf-8")
     except FileExistsError:
         return False
+    try:
+        with naming(path), file:
+            file.write(text)
+    except OSError:  # a lock that does not say whose it is would stay in everybody's way
+        path.unlink(missing_ok=True)
+        raise
     return True
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import resource
 import subprocess
 import sys
 import threading
@@ -136,6 +137,19 @@ def test_where_there_are_no_links_it_is_made_once_all_the_same(tmp_path, monkeyp
     for thread in threads:
         thread.join()
     assert sorted(found) == ["held"] + ["refused"] * 7
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_lock_for_which_there_is_no_room_is_named_and_leaves_nothing(tmp_path, links):
+    path = tmp_path / "run.lock"
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, hard))
+    try:
+        with pytest.raises(OSError, match=r"File too large: '.*run\.lock'"):
+            lock._create(path) if links else lock._create_exclusively(path, 100 * "x")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_trainer_holds_its_directory_until_it_has_fitted_or_is_gone(tokenizer, tmp_path):
