@@ -165,7 +165,7 @@ class RatePlan:
             del settings[name]
         if self.config.unfreezing:
             settings["steps_per_epoch"] = self.steps_per_epoch
-        return json.dumps(settings, sort_keys=True)
+        return json.dumps(settings)
 
 
 def _rate(peak: float, factor: Schedule, first_step: int) -> Schedule:
