@@ -63,7 +63,8 @@ def _group(i: Instruction, devices: int) -> int:
 def _whole(i: Instruction, kind: str, group: int) -> tuple[str, int]:
     results = i.results
     if i.opcode.endswith("-start") and kind != "all-reduce":  # (operands, results, ...)
-        results = results[1:2]
+        count = len(i.operands)  # GPUs send many arrays at once
+        results = results[count : 2 * count]
     if kind == "all-reduce" and i.computation.startswith("all-reduce-scatter"):
         return "reduce-scatter", _bytes(results)  # which is how TPUs write one
     return kind, _bytes(results) * (group if kind == "reduce-scatter" else 1)
