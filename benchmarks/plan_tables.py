@@ -8,7 +8,7 @@ from benchmarks.kernel_cycles import read_kernels, with_kernels
 from benchmarks.markdown import table
 from benchmarks.plans import read_plans
 
-KERNELS = {"tpu_custom_call": "Pallas", "__cudnn": "cuDNN"}
+KERNELS = {"tpu_custom_call": "Pallas", "__gpu$xla.gpu.triton": "Pallas", "__cudnn": "cuDNN"}
 COLUMNS = {
     "model": lambda row: row["model"],
     "slice": lambda row: row["topology"],

@@ -27,6 +27,7 @@ from jaxbert.models.kernels.attention import (
     tpu_attention,
     tpu_takes,
 )
+from jaxbert.models.kernels.attention_gpu import gpu_attention, gpu_takes
 from jaxbert.models.positions import rotate
 from jaxbert.models.primitives import Linear, biased, product
 from jaxbert.models.visibility import Visibility, take_columns
@@ -88,6 +89,9 @@ def attention(
     visible = visibility.mask(key.shape[1], window, columns)
     if plain and not dropping and cudnn_takes(key.shape, compute):
         return cudnn_attention(query, key, value, visible, compute)
+    if plain and dropping and gpu_takes(key.shape, compute):
+        segments = visibility.segments(*key.shape[:2])
+        return gpu_attention(query, key, value, segments, token_bits, rate=rate, compute=compute)
     bits = attention_bits(query.shape[2], token_bits)
     return _attend(compute, rate, query, key, value, bias, visible, bits)
 

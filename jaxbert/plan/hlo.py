@@ -8,6 +8,9 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from typing import NamedTuple
 
+TRITON = "__gpu$xla.gpu.triton"
+PALLAS = ("tpu_custom_call", TRITON)
+
 
 class Buffer(NamedTuple):
     """An array. size: bytes in memory, its layout's padding included, and without it `data`.
@@ -128,8 +131,8 @@ class Program:
         found: Counter[str] = Counter()
         for i in self.instructions:
             target = target_of(i) or ""
-            # Of the kernels for TPUs, which all have one target, the scope says what they compute.
-            is_pallas = target == "tpu_custom_call" and i.attribute(r'op_name="[^"]*(attention)\b')
+            # Of Pallas kernels, which all have one target, the scope says what they compute.
+            is_pallas = target in PALLAS and i.attribute(r'op_name="[^"]*(attention)\b')
             if is_pallas or target.startswith("__cudnn$fmha"):
                 found[target] += self.times[i.computation]
         return dict(sorted(found.items()))

@@ -6,7 +6,10 @@ import json
 import math
 import re
 
-from jaxbert.plan.hlo import Instruction, Program, target_of
+from jaxbert.plan.hlo import TRITON, Instruction, Program, target_of
+
+# Of the kernels in models/kernels/attention_gpu.py: both of the backward pass begin with scores.
+_PRODUCTS = {"forward": 2, "query": 3, "key": 4}
 
 
 def product_flops(program: Program) -> int:
@@ -31,10 +34,12 @@ def flops_of(program: Program, i: Instruction) -> int:
         dims = i.needed(r'"lhs_contracting_dimensions":(\[[^\]]*\])')
         sides = program.operand_shape(i, 0)
         return 2 * math.prod(i.results[0].dims) * _contracted(sides, json.loads(dims))
-    if target.startswith("__cudnn$fmha"):
+    if target.startswith("__cudnn$fmha") or target == TRITON:
         # Of queries and keys [B, L, N, H]: two products forward, five backward.
         batch, length, heads, width = program.operand_shape(i, 0)
         products = 5 if "Backward" in target else 2
+        if target == TRITON:
+            products = _PRODUCTS[i.needed(r'op_name="[^"]*/attention_(\w+)_kernel\b')]
         return 2 * products * batch * heads * length * program.operand_shape(i, 1)[1] * width
     return 0
 

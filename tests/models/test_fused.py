@@ -10,7 +10,9 @@ from tolerance import assert_close
 
 from jaxbert.models import Compute, Dropout, Visibility, dropout_key
 from jaxbert.models import attention as module
+from jaxbert.models.kernels import attention_gpu
 from jaxbert.models.kernels.attention import cudnn_takes, tpu_attention, tpu_takes
+from jaxbert.models.kernels.attention_gpu import gpu_attention, gpu_takes
 
 RATE, SITE = 0.3, 4
 ROWS, LENGTH, HEADS = 2, 32, 4
@@ -56,25 +58,70 @@ def draw(width):
     return jnp.asarray(arrays, jnp.bfloat16).astype(jnp.float32)
 
 
+def interpreted(monkeypatch, name, kernel):
+    """The calls of a kernel, from here on, which runs as plain operations."""
+    called = []
+
+    def run(*args, **kwargs):
+        called.append(args)
+        return kernel(*args, **kwargs, interpret=True)
+
+    monkeypatch.setattr(module, name, run)
+    return called
+
+
+def assert_equals_plain(platform, width, seen, state):
+    got = run(platform, draw(width), seen, state, "float32")
+    for a, b in zip(got, run("cpu", draw(width), seen, state, "float32"), strict=True):
+        assert_close(a, b, terms=3 * (2 * width + 2 * LENGTH))
+    # bfloat16: the operands of six products, there and back, are rounded to 8 bits.
+    got = run(platform, draw(width), seen, state, "bfloat16")
+    for a, b in zip(got, run("cpu", draw(width), seen, state, "bfloat16"), strict=True):
+        assert_close(a, b, terms=12, dtype="bfloat16")
+
+
 @pytest.mark.parametrize("width", [32, 64])
 @pytest.mark.parametrize("state", [None, STATE], ids=["still", "dropout"])
 @pytest.mark.parametrize("seen", SEEN)
 def test_the_kernel_for_tpus(monkeypatch, seen, state, width):
-    called = []
-
-    def interpreted(*args, **kwargs):
-        called.append(args)
-        return tpu_attention(*args, **kwargs, interpret=True)
-
-    monkeypatch.setattr(module, "tpu_attention", interpreted)
-    got = run("tpu", draw(width), seen, state, "float32")
+    called = interpreted(monkeypatch, "tpu_attention", tpu_attention)
+    assert_equals_plain("tpu", width, seen, state)
     assert called
-    for a, b in zip(got, run("cpu", draw(width), seen, state, "float32"), strict=True):
-        assert_close(a, b, terms=3 * (2 * width + 2 * LENGTH))
-    # bfloat16: the operands of six products, there and back, are rounded to 8 bits.
-    got = run("tpu", draw(width), seen, state, "bfloat16")
-    for a, b in zip(got, run("cpu", draw(width), seen, state, "bfloat16"), strict=True):
-        assert_close(a, b, terms=12, dtype="bfloat16")
+
+
+@pytest.mark.parametrize("block", [16, 32])
+@pytest.mark.parametrize("seen", SEEN)
+def test_the_kernel_for_gpus(monkeypatch, seen, block):
+    called = interpreted(monkeypatch, "gpu_attention", gpu_attention)
+    # float32 too, though on a GPU its products are better left to others.
+    monkeypatch.setattr(module, "gpu_takes", lambda shape, compute: compute.platform == "gpu")
+    monkeypatch.setattr(attention_gpu, "BLOCK", block)
+    assert_equals_plain("gpu", 32, seen, STATE)
+    assert called
+
+
+@pytest.mark.parametrize("blocks", [1, 2])
+def test_a_query_that_sees_nothing_sees_all_equally_on_gpus_too(blocks):
+    query, key, value, weight = draw(16)
+    asking = jnp.where(jnp.arange(LENGTH) == 3, 7, 0)[None].repeat(ROWS, axis=0)
+    segments = asking, jnp.zeros((ROWS, LENGTH), jnp.int32)
+    compute = Compute(platform="gpu")
+
+    def total(query, key, value):
+        out = gpu_attention(
+            query, key, value, segments, None, rate=0.0, compute=compute, interpret=True
+        )
+        return (out * weight).sum(), out
+
+    grads, out = jax.grad(total, argnums=(0, 1, 2), has_aux=True)(query, key, value)
+    assert_close(out[:, 3], value.mean(axis=1), terms=LENGTH)
+    assert not np.asarray(grads[0][:, 3]).any()
+    rest = np.delete(np.arange(LENGTH), 3)
+    scores = jnp.einsum("blnh,bmnh->bnlm", query, key)
+    shares = jax.nn.softmax(scores, axis=-1).at[:, :, 3].set(1 / LENGTH)
+    wanted = jnp.einsum("bnlm,blnh->bmnh", shares, weight)
+    assert_close(grads[2], wanted, terms=3 * LENGTH)
+    assert rest.size == LENGTH - 1
 
 
 @pytest.mark.parametrize("seen", SEEN)
@@ -94,7 +141,9 @@ def test_what_cudnn_is_asked(monkeypatch, seen):
 
 def test_cudnn_is_not_asked_to_drop(monkeypatch):
     monkeypatch.setattr(module, "cudnn_attention", None)
+    called = interpreted(monkeypatch, "gpu_attention", gpu_attention)
     run("gpu", draw(64), "segments", STATE, "bfloat16")
+    assert called
 
 
 def test_cudnn_is_asked_where_nothing_drops_after_all(monkeypatch):
@@ -134,3 +183,15 @@ def test_where_cudnn_is_used():
     assert not takes(Compute(platform="gpu"))
     assert not takes(Compute(platform="cpu", dtype="bfloat16"))
     assert not cudnn_takes((8, 127, 12, 64), Compute(platform="gpu", dtype="bfloat16"))
+
+
+def test_where_the_kernel_for_gpus_is_used():
+    takes = partial(gpu_takes, (8, 96, 12, 64))
+    assert takes(Compute(platform="gpu", dtype="bfloat16"))
+    assert takes(Compute(platform="gpu", dtype="float16"))
+    assert not takes(Compute(platform="gpu"))
+    assert not takes(Compute(platform="tpu", dtype="bfloat16"))
+    low = Compute(platform="gpu", dtype="bfloat16")
+    assert not gpu_takes((8, 100, 12, 64), low)  # no whole blocks
+    assert not gpu_takes((8, 128, 12, 48), low)  # Triton wants powers of two
+    assert not gpu_takes((8, 128, 12, 256), low)

@@ -56,6 +56,9 @@ backend_config={"gemm":{"dot_dimension_numbers":{"lhs_contracting_dimensions":["
   %q = bf16[2,64,3,16]{3,2,1,0} parameter(4)
   %fmha = (bf16[2,3,64,16]{3,1,2,0}, u8[0]{0}) custom-call(%q, %q, %q), \
 custom_call_target="__cudnn$fmhaSoftmax"
+  %triton = bf16[2,64,3,16]{3,2,1,0} custom-call(%q, %q, %q), \
+custom_call_target="__gpu$xla.gpu.triton", \
+metadata={op_name="jit(train)/attention/attention_query_kernel/pallas_call"}
   ROOT %sum = f32[16,8]{1,0} add(%dot.1, %dot.1)
 }
 """
@@ -69,9 +72,10 @@ def program():
 def test_products(program):
     dot = gemm = 2 * 16 * 8 * 4
     convolution = 2 * 64 * 32 * (8 * 128)
-    attention = 2 * 2 * (2 * 3 * 64 * 64 * 16)
+    attention = 2 * (2 + 3) * (2 * 3 * 64 * 64 * 16)
     assert product_flops(program) == dot + gemm + convolution + 1000 + attention
-    assert program.kernels() == {"__cudnn$fmhaSoftmax": 1, "tpu_custom_call": 1}
+    kernels = {"__cudnn$fmhaSoftmax": 1, "__gpu$xla.gpu.triton": 1, "tpu_custom_call": 1}
+    assert program.kernels() == kernels
 
 
 BATCHED = """ENTRY %main (a: bf16[2,3,16,8], b: bf16[2,3,8,4]) -> f32[2,3,16,4] {
@@ -99,6 +103,25 @@ def test_a_window_that_meets_all_is_counted_whole():
     text = BATCHED.replace("WINDOW", "size=2x3 pad=1_0x1_1")
     # Along the first axis 1 + 2 elements are met, along the second 2 + 3 + 2.
     assert product_flops(Program(text)) == 2 * 16 * 4 * 8 * (1 + 2) * (2 + 3 + 2)
+
+
+def test_arrays_that_are_sent_together_all_count():
+    text = """HloModule jit_train
+
+ENTRY %main (a: f32[16,8], b: bf16[4,8]) -> f32[16,8] {
+  %a = f32[16,8]{1,0} parameter(0)
+  %b = bf16[4,8]{1,0} parameter(1)
+  %gather-start = ((f32[16,8]{1,0}, bf16[4,8]{1,0}), (f32[64,8]{1,0}, bf16[16,8]{1,0})) \
+all-gather-start(%a, %b), replica_groups={{0,1,2,3}}, dimensions={0}
+  %scatter-start = ((f32[16,8]{1,0}, bf16[4,8]{1,0}), (f32[4,8]{1,0}, bf16[1,8]{1,0})) \
+reduce-scatter-start(%a, %b), replica_groups={{0,1,2,3}}, to_apply=%add
+  ROOT %sum = f32[16,8]{1,0} add(%a, %a)
+}
+"""
+    gathered, scattered = 64 * 8 * 4 + 16 * 8 * 2, 16 * 8 * 4 + 4 * 8 * 2
+    assert collectives(Program(text), 4) == [
+        Collective("all-gather", gathered, 4), Collective("reduce-scatter", scattered, 4)
+    ]  # fmt: skip
 
 
 def test_collectives(program):
