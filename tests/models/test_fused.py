@@ -100,8 +100,9 @@ def test_the_kernel_for_gpus(monkeypatch, seen, block):
     assert called
 
 
-@pytest.mark.parametrize("blocks", [1, 2])
-def test_a_query_that_sees_nothing_sees_all_equally_on_gpus_too(blocks):
+@pytest.mark.parametrize("block", [16, 32])
+def test_a_query_that_sees_nothing_sees_all_equally_on_gpus_too(monkeypatch, block):
+    monkeypatch.setattr(attention_gpu, "BLOCK", block)
     query, key, value, weight = draw(16)
     asking = jnp.where(jnp.arange(LENGTH) == 3, 7, 0)[None].repeat(ROWS, axis=0)
     segments = asking, jnp.zeros((ROWS, LENGTH), jnp.int32)
@@ -116,12 +117,10 @@ def test_a_query_that_sees_nothing_sees_all_equally_on_gpus_too(blocks):
     grads, out = jax.grad(total, argnums=(0, 1, 2), has_aux=True)(query, key, value)
     assert_close(out[:, 3], value.mean(axis=1), terms=LENGTH)
     assert not np.asarray(grads[0][:, 3]).any()
-    rest = np.delete(np.arange(LENGTH), 3)
     scores = jnp.einsum("blnh,bmnh->bnlm", query, key)
     shares = jax.nn.softmax(scores, axis=-1).at[:, :, 3].set(1 / LENGTH)
     wanted = jnp.einsum("bnlm,blnh->bmnh", shares, weight)
     assert_close(grads[2], wanted, terms=3 * LENGTH)
-    assert rest.size == LENGTH - 1
 
 
 @pytest.mark.parametrize("seen", SEEN)
@@ -183,6 +182,28 @@ def test_where_cudnn_is_used():
     assert not takes(Compute(platform="gpu"))
     assert not takes(Compute(platform="cpu", dtype="bfloat16"))
     assert not cudnn_takes((8, 127, 12, 64), Compute(platform="gpu", dtype="bfloat16"))
+
+
+@pytest.mark.filterwarnings("ignore:The Pallas Triton backend is deprecated:DeprecationWarning")
+def test_triton_takes_the_kernel_for_gpus():
+    """Lowered, which needs no GPU; whether it compiles is seen where a plan for one is made."""
+    arrays = [x.astype(jnp.bfloat16) for x in draw(64)[:3]]
+    segments = jnp.asarray(SEGMENTS), jnp.asarray(SEGMENTS)
+    compute = Compute(dtype="bfloat16", platform="gpu")
+
+    def total(*rows):
+        out = gpu_attention(*rows, segments, (INDEX, INDEX), rate=RATE, compute=compute)
+        return out.astype(jnp.float32).sum()
+
+    device = jax.sharding.AbstractDevice("NVIDIA H100", None, "gpu")
+    with jax.sharding.use_abstract_mesh(
+        jax.sharding.AbstractMesh((1,), ("rows",), abstract_device=device)
+    ):
+        traced = jax.jit(jax.grad(total, argnums=(0, 1, 2))).trace(*arrays)
+        text = traced.lower(lowering_platforms=("cuda",)).as_text()
+    for name in ("forward", "query", "key"):
+        assert f"attention_{name}_kernel" in text
+    assert "triton" in text
 
 
 def test_where_the_kernel_for_gpus_is_used():

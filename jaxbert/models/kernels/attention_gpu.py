@@ -19,10 +19,14 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
-from jax.experimental.pallas import triton
 
 from jaxbert.models.compute import Compute
 from jaxbert.models.dropout import Bits, head_bits, masked
+
+try:
+    from jax.experimental.pallas import triton
+except ImportError:  # JAX 0.12 deprecates it; without it GPUs take plain products again
+    triton = None  # type: ignore[assignment]
 
 Array = jax.Array
 
@@ -44,7 +48,7 @@ def gpu_takes(shape: tuple[Any, ...], compute: Compute) -> bool:
     _, length, _, width = shape
     low = compute.dtype in ("bfloat16", "float16")
     fits = length % LEAST == 0 and LEAST <= width <= 128 and width & (width - 1) == 0
-    return compute.platform == "gpu" and low and fits
+    return triton is not None and compute.platform == "gpu" and low and fits
 
 
 def gpu_attention(
