@@ -39,7 +39,7 @@ KEPT = (
 
 def ours(case: Case, config: EncoderConfig, topology: Topology) -> dict[str, Any]:
     """jaxbert's step, as `jaxbert plan` has it."""
-    mesh = mesh_of(OURS, case._asdict())
+    mesh = mesh_of(OURS)
     training = TrainConfig(
         batch_size=case.batch_size, max_length=case.max_length, parallel="mesh", mesh=mesh
     )

@@ -39,7 +39,6 @@ from benchmarks.workload import Workload
 
 FILE = "peers"
 MESH, DTYPE = "data=8", "bfloat16"  # of the peers
-_MESHES = {(case.model, case.topology): case.mesh for case in plans.CASES}
 PLATFORMS = {"v5e": "tpu", "v6e": "tpu", "h100": "cuda"}  # as jax calls them
 
 
@@ -90,7 +89,7 @@ def read_programs() -> dict[Case, dict[str, dict[str, Any]]]:
     programs = [
         row
         for row in read_results(FILE)
-        if row["what"] == "program" and row["mesh"] == mesh_of(row["side"], row)
+        if row["what"] == "program" and row["mesh"] == mesh_of(row["side"])
     ]
     found = {
         (Case(**{name: row[name] for name in Case._fields if name in row}), row["side"]): row
@@ -103,17 +102,15 @@ def read_programs() -> dict[Case, dict[str, dict[str, Any]]]:
     }
 
 
-def mesh_of(side: str, about: Mapping[str, Any]) -> str:
-    """Over what a side divides a step: jaxbert as in the plans, the others the rows alone."""
-    if side != OURS:
-        return MESH
-    return _MESHES.get((about["model"], about["topology"]), plans.SHARDED)
+def mesh_of(side: str) -> str:
+    """Over what a side divides a step: jaxbert all that it keeps, the others the rows alone."""
+    return plans.SHARDED if side == OURS else MESH
 
 
 def is_comparable(plan: Mapping[str, Any]) -> bool:
     """Whether a line of `plans` is jaxbert's step as the peers' steps are."""
     wanted = {
-        "mesh": mesh_of(OURS, plan), "dtype": DTYPE, "accumulation": 1, "optimizer": "adamw",
+        "mesh": mesh_of(OURS), "dtype": DTYPE, "accumulation": 1, "optimizer": "adamw",
         "attention_dropout": None, "gradient_checkpointing": False, "scan_layers": False,
     }  # fmt: skip
     return all(plan.get(name, value) == value for name, value in wanted.items())
@@ -214,7 +211,7 @@ def check(sides: Sequence[str]) -> set[str]:
 
 def keep(row: dict[str, Any]) -> None:
     """Adds a line to the results."""
-    mesh = mesh_of(row["side"], row) if row["what"] == "program" else MESH
+    mesh = mesh_of(row["side"]) if row["what"] == "program" else MESH
     append_result(FILE, row | {"mesh": mesh, "dtype": DTYPE} | environment())
 
 
