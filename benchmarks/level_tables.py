@@ -1,4 +1,4 @@
-"""The table of `benchmarks.level`: scores and seconds of whole runs beside PyTorch's `Trainer`."""
+"""The tables of TASKS.md: whole runs beside PyTorch's `Trainer`, and what masks do to training."""
 
 from __future__ import annotations
 
@@ -75,6 +75,32 @@ def whole_runs() -> str:
         f"{table(header, rows)}\n\nIn brackets: times as long as jaxbert's next ones. "
         "`make bench-run DATA=DIR`, and `ARGS='--examples N'` for so many rows."
     )
+
+
+def masks() -> str:
+    """What the loss and its gradient are like under each kind of dropout mask."""
+    found = {run["masks"]: run for run in read_results("masks")}
+    if not found:
+        return "Not drawn yet: `python -m benchmarks.masks` does."
+    rows = [
+        [kind, str(run["draws"]), _with_error(run["loss"], 4), f"{run['loss']['deviation']:.4f}",
+         *(_with_error(run[name], 3) for name in ("noise", "carried"))]
+        for kind, run in found.items()
+    ]  # fmt: skip
+    header = ["masks", "draws", "loss", "its deviation", "noise of the gradient",
+              "of it, again at the next step"]  # fmt: skip
+    note = (
+        "`python -m benchmarks.masks`: means ± standard errors, at one point of the demo model's "
+        "training, on one batch of film sentences. Noise: the squared distance from the gradient "
+        "without dropout, over that gradient's squared length. Again at the next step: the product "
+        "of two such distances, of one seed's step and the next, over the same; independent masks "
+        "leave what they share, dropout's shift of the mean."
+    )
+    return f"{table(header, rows)}\n\n{note}"
+
+
+def _with_error(found: dict[str, float], digits: int) -> str:
+    return f"{found['mean']:.{digits}f} ± {found['error']:.{digits}f}"
 
 
 def _rows(name: str, sides: Sides) -> list[list[str]]:
