@@ -38,14 +38,16 @@ def level() -> str:
     if not rows:
         return NOT_YET
     header = ["data", "task", "rows: train, test", "seeds", "metric, %", "jaxbert", "PyTorch",
-              "difference", "seconds: first, then", "PyTorch's", "faster"]  # fmt: skip
+              "difference", "equal spread, p", "seconds: first, then", "PyTorch's",
+              "faster"]  # fmt: skip
     runs = [run for sides in found.values() for side in sides for run in side]
     machines = ", ".join(sorted({machine(run) for run in runs}))
     note = (
         "Mean and 95% interval over seeds (Student's; Welch's for the difference: a seed draws "
-        "other numbers on either side). Seconds of the whole process, from its start to the model "
-        "saved, medians; jaxbert's first run of a task compiles, its next ones find the programs "
-        "kept. Faster: medians after the first. `python -m benchmarks.level --data DIR --examples "
+        "other numbers on either side); that the sides spread alike, by Brown and Forsythe's test. "
+        "Seconds of the whole process, from its start to the model saved, medians; jaxbert's first "
+        "run of a task compiles, its next ones find the programs kept. Faster: medians after the "
+        "first. `python -m benchmarks.level --data DIR --examples "
         f"N`, with N the training rows; the demo model, {machines}."
     )
     return f"{table(header, rows)}\n\n{note}"
@@ -113,7 +115,7 @@ def _rows(name: str, sides: Sides) -> list[list[str]]:
     for place, metric in enumerate(metrics):
         ours, others = ([_value(run, metric) for run in side] for side in sides)
         what = [f"{_interval(mean_interval(values))}" for values in (ours, others)]
-        told = [*what, _interval(welch(ours, others), signed=True)]
+        told = [*what, _interval(welch(ours, others), signed=True), _spread(ours, others)]
         if place:
             rows.append(["", "", "", "", metric.replace("_", " "), *told, "", "", ""])
             continue
@@ -143,6 +145,15 @@ def welch(ours: list[float], theirs: list[float]) -> Interval:
     )
     half = float(t.ppf(0.975, freedom) * sum(shares) ** 0.5)
     return Interval(mean, mean - half, mean + half, count)
+
+
+def _spread(ours: list[float], theirs: list[float]) -> str:
+    """p of the same spread around either side's median, which asks for no normal scores."""
+    from scipy.stats import levene
+
+    if min(len(ours), len(theirs)) < 3:
+        return ""
+    return f"{levene(ours, theirs, center='median').pvalue:.2f}"
 
 
 def _sides(name: str) -> Sides:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy.stats import t
+from scipy.stats import f, t
 
 from benchmarks import level, level_tables
 from benchmarks.level_data import LEVELS, prepare
@@ -122,6 +122,13 @@ def test_welch_by_hand():
     assert level_tables.welch([1.0], [0.5, 0.7]).low is None
 
 
+def test_equal_spread_by_hand():
+    # Distances from the medians 1 and 10: 0, 1, 1 and 0, 2, 4; F = (4 / 3)^2 * 1.5 / (26 / 12).
+    found = level_tables._spread([1.0, 0.0, 2.0], [10.0, 8.0, 14.0])
+    assert found == f"{f.sf((4 / 3) ** 2 * 1.5 / (26 / 12), 1, 4):.2f}"
+    assert level_tables._spread([1.0, 2.0], [1.0, 2.0, 3.0]) == ""
+
+
 def _run(side, seed, score, seconds, **more):
     return {"level": "sst2", "task": "text-classification", "side": side, "seed": seed,
             "scores": {"accuracy": score}, "seconds": seconds, "cold": seed == 0,
@@ -138,7 +145,7 @@ def test_the_table_shows_the_latest_runs_on_the_same_rows(monkeypatch):
     monkeypatch.setattr(level_tables, "read_results", lambda name: runs)
     row = level_tables.level().splitlines()[2]
     # The interval of .80, .81, .82: 4.303 * 1 / sqrt 3 points.
-    assert "81.0 ± 2.5 | 81.0 ± 2.5 | +0.0 (-2.3 to +2.3) | 40, 25 | 50 | 2.00x" in row
+    assert "81.0 ± 2.5 | 81.0 ± 2.5 | +0.0 (-2.3 to +2.3) | 1.00 | 40, 25 | 50 | 2.00x" in row
 
 
 def test_a_failing_side_ends_it_with_what_it_said(monkeypatch):
