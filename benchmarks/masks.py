@@ -1,6 +1,6 @@
 """Are the masks of the counter hash as good as a generator's: what training sees of them.
 
-    python -m benchmarks.masks    # 6 minutes; --draws for fewer
+    python -m benchmarks.masks    # some ten minutes; --draws for fewer
 
 The demo model learns from a few batches of film sentences without dropout. Then, at that point and
 on one batch, its loss and gradient are drawn many times, a mask each: with the hash as it is, with
