@@ -21,6 +21,7 @@ from jaxbert.optim import OptimizerConfig, RatePlan
 from jaxbert.optim.layers import leaf_paths
 from jaxbert.tasks import TEXT_CLASSIFICATION
 from jaxbert.tasks.losses import token_classification
+from jaxbert.training import step as module
 from jaxbert.training.step import (
     _means,
     global_norm,
@@ -282,3 +283,13 @@ def test_what_products_alone_read_is_gathered_in_their_dtype(tokenized):
     assert {given[path] for path in kernels} == {("bfloat16", "float32")}
     assert {given[path] for path in given.keys() - kernels} == {("float32", "float32")}
     assert len(kernels) == 8  # six of the layer, pooler and classifier
+
+
+@pytest.mark.parametrize(("count", "loops"), [(1, False), (2, True)])
+def test_microbatches_are_a_loop_and_one_of_them_is_none(count, loops):
+    """What a step holds at once is what it is split for, and the sum does not show that."""
+    batch = {"x": jax.numpy.arange(4.0)}
+    gradient = lambda rows: {"sum": rows["x"].sum()}  # noqa: E731
+    run = lambda batch: module._accumulate(gradient, batch, count)  # noqa: E731
+    assert run(batch)["sum"] == 6
+    assert ("scan" in str(jax.make_jaxpr(run)(batch))) == loops
