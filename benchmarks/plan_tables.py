@@ -7,8 +7,9 @@ from typing import Any
 from benchmarks.kernel_cycles import read_kernels, with_kernels
 from benchmarks.markdown import table
 from benchmarks.plans import read_plans
+from jaxbert.plan.hlo import PALLAS
 
-KERNELS = {"tpu_custom_call": "Pallas", "__gpu$xla.gpu.triton": "Pallas", "__cudnn": "cuDNN"}
+KERNELS = {**dict.fromkeys(PALLAS, "Pallas"), "__cudnn": "cuDNN"}
 COLUMNS = {
     "model": lambda row: row["model"],
     "slice": lambda row: row["topology"],

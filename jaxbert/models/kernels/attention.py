@@ -158,7 +158,7 @@ def _forward_kernel(
     for own, head in _heads(static):
         bits = _bits(meets, key_bits, head)
         probabilities = masked(_probabilities(static, q, k, own, seen), bits, static.rate)
-        found = jnp.where(own, _product(static, probabilities, v, 0, 0), found)
+        found = jnp.where(own, block_product(static.compute, probabilities, v, 0, 0), found)
     out[0] = found.astype(out.dtype)
 
 
@@ -180,15 +180,15 @@ def _backward_kernel(
     for own, head in _heads(static):
         bits = _bits(meets, key_bits, head)
         probabilities = _probabilities(static, q, k, own, seen)
-        d_dropped = _product(static, jnp.where(own, v, jnp.zeros_like(v)), d_out, 1, 1)
+        d_dropped = block_product(static.compute, jnp.where(own, v, jnp.zeros_like(v)), d_out, 1, 1)
         d_probabilities = masked(d_dropped, bits, static.rate)
         mean = (probabilities * d_probabilities).sum(axis=0, keepdims=True)
         d_scores = probabilities * (d_probabilities - mean)
         dropped = masked(probabilities, bits, static.rate)
         of_head = (
-            _product(static, d_scores, k, 0, 0) * static.scale,
-            _product(static, d_scores, q, 1, 0),
-            _product(static, dropped, d_out, 1, 0),
+            block_product(static.compute, d_scores, k, 0, 0) * static.scale,
+            block_product(static.compute, d_scores, q, 1, 0),
+            block_product(static.compute, dropped, d_out, 1, 0),
         )
         found = [jnp.where(own, new, old) for new, old in zip(of_head, found, strict=True)]
 
@@ -233,7 +233,7 @@ def _column(line: Array) -> Array:
 
 def _probabilities(static: _Static, query: Array, key: Array, own: Array, seen: Array) -> Array:
     """[keys, queries] float32 of the head with these lanes, before dropout."""
-    scores = _product(static, key, jnp.where(own, query, jnp.zeros_like(query)), 1, 1)
+    scores = block_product(static.compute, key, jnp.where(own, query, jnp.zeros_like(query)), 1, 1)
     scores = jnp.where(seen, scores, jnp.finfo(jnp.float32).min)
     weights = jnp.exp(scores - scores.max(axis=0, keepdims=True))
     return weights * (1 / weights.sum(axis=0, keepdims=True))
@@ -243,9 +243,9 @@ def _bits(meets: Any, key_bits: Array | None, head: Array) -> Bits | None:
     return None if key_bits is None else (head_bits(meets[1][0][0], head), key_bits)
 
 
-def _product(static: _Static, a: Array, b: Array, of_a: int, of_b: int) -> Array:
-    """The sum over axis `of_a` of a and `of_b` of b, as float32."""
-    dtype = static.compute.operand_dtype
+def block_product(compute: Compute, a: Array, b: Array, of_a: int, of_b: int) -> Array:
+    """In a kernel: the sum over axis `of_a` of a and `of_b` of b, as float32."""
+    dtype = compute.operand_dtype
     precision = lax.Precision.HIGHEST if dtype == jnp.float32 else None
     return lax.dot_general(
         a.astype(dtype),

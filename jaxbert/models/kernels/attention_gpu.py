@@ -22,6 +22,7 @@ from jax.experimental import pallas as pl
 
 from jaxbert.models.compute import Compute
 from jaxbert.models.dropout import Bits, head_bits, masked
+from jaxbert.models.kernels.attention import block_product
 
 try:
     from jax.experimental.pallas import triton
@@ -162,7 +163,9 @@ def _forward_kernel(
         higher = jnp.maximum(high, scores.max(axis=1))
         again, new = jnp.exp(high - higher), jnp.exp(scores - higher[:, None])
         dropped = masked(new, _bits(pairs, own, keys, head), static.rate)
-        found = found * again[:, None] + _product(static, dropped, value[keys, :], 1, 0)
+        found = found * again[:, None] + block_product(
+            static.compute, dropped, value[keys, :], 1, 0
+        )
         return found, higher, weights * again + new.sum(axis=1)
 
     nothing = jnp.zeros(q.shape, jnp.float32)
@@ -177,7 +180,7 @@ def _query_kernel(static: _Static, query: Any, key: Any, *rest: Any) -> None:
 
     def meet(keys: Any, found: Array) -> Array:
         _, d_scores = _again(static, (query, key, *others), own, keys, head)
-        return found + _product(static, d_scores, key[keys, :], 1, 0)
+        return found + block_product(static.compute, d_scores, key[keys, :], 1, 0)
 
     found = _over_blocks(static, key, meet, jnp.zeros(d_query.shape, jnp.float32))
     d_query[...] = found.astype(d_query.dtype)
@@ -190,8 +193,8 @@ def _key_kernel(static: _Static, query: Any, key: Any, value: Any, g: Any, *rest
     def meet(asking: Any, carry: Any) -> Any:
         of_key, of_value = carry
         dropped, d_scores = _again(static, (query, key, value, g, *others), asking, own, head)
-        of_key = of_key + _product(static, d_scores, query[asking, :], 0, 0)
-        return of_key, of_value + _product(static, dropped, g[asking, :], 0, 0)
+        of_key = of_key + block_product(static.compute, d_scores, query[asking, :], 0, 0)
+        return of_key, of_value + block_product(static.compute, dropped, g[asking, :], 0, 0)
 
     nothing = jnp.zeros(d_key.shape, jnp.float32)
     of_key, of_value = _over_blocks(static, query, meet, (nothing, nothing))
@@ -207,7 +210,7 @@ def _again(
     scores, seen = _scores(static, query[asking, :], key, asking, keys, pairs)
     probabilities = jnp.exp(scores - highest[asking][:, None]) / total[asking][:, None]
     bits = _bits(pairs, asking, keys, head)
-    d_dropped = _product(static, g[asking, :], value[keys, :], 1, 1)
+    d_dropped = block_product(static.compute, g[asking, :], value[keys, :], 1, 1)
     d_probabilities = masked(d_dropped, bits, static.rate)
     d_scores = probabilities * (d_probabilities - mean[asking][:, None])
     return masked(probabilities, bits, static.rate), jnp.where(seen, d_scores, 0)
@@ -218,7 +221,7 @@ def _scores(
 ) -> tuple[Array, Array]:
     """(scores, whether the key is seen) of queries `q` with a block of keys."""
     seen = pairs[0][asking][:, None] == pairs[1][keys][None, :]
-    return jnp.where(seen, _product(static, q, key[keys, :], 1, 1), LOWEST), seen
+    return jnp.where(seen, block_product(static.compute, q, key[keys, :], 1, 1), LOWEST), seen
 
 
 def _bits(pairs: Any, asking: Any, keys: Any, head: Array) -> Bits | None:
@@ -240,15 +243,3 @@ def _over_blocks(static: _Static, row: Any, meet: Callable[[Any, Any], Any], sta
         return meet(pl.ds(i * static.block, static.block), carry)
 
     return lax.fori_loop(0, row.shape[0] // static.block, step, start)
-
-
-def _product(static: _Static, a: Array, b: Array, of_a: int, of_b: int) -> Array:
-    """The sum over axis `of_a` of a and `of_b` of b, as float32."""
-    dtype = static.compute.operand_dtype
-    return lax.dot_general(
-        a.astype(dtype),
-        b.astype(dtype),
-        (((of_a,), (of_b,)), ((), ())),
-        precision=lax.Precision.HIGHEST if dtype == jnp.float32 else None,
-        preferred_element_type=jnp.float32,
-    )
