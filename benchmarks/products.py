@@ -29,7 +29,7 @@ def jax_products(inputs: int, outputs: int) -> dict[str, Callable[[], Any]]:
     import jax
     import jax.numpy as jnp
 
-    from jaxbert.models.primitives import _tiled_transpose
+    from jaxbert.cpu import tiled_transpose
 
     keys = jax.random.split(jax.random.key(0), 3)
     x, kernel, g = (
@@ -56,7 +56,7 @@ def jax_products(inputs: int, outputs: int) -> dict[str, Callable[[], Any]]:
             lambda a, b: jnp.matmul(a.T, b, **wide), low["x"], low["g"]
         ),
         "gradient, bfloat16 to float32, in tiles": call(
-            lambda a, b: jnp.matmul(_tiled_transpose(a), b, **wide), low["x"], low["g"]
+            lambda a, b: jnp.matmul(tiled_transpose(a), b, **wide), low["x"], low["g"]
         ),
     }
 
