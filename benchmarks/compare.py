@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks.protocol import ERROR_LINES, SideError, SideProcess
-from benchmarks.results import RESULTS, append_result, cores, environment
+from benchmarks.results import RESULTS, append_result, environment
 from benchmarks.workload import (
     ACCELERATOR,
     FAMILIES,
@@ -38,7 +38,7 @@ from benchmarks.workload import (
     WORKLOADS,
     Workload,
 )
-from jaxbert.cpu import ALLOCATOR
+from jaxbert.cpu import ALLOCATOR, cores
 
 NAME = "speed"
 

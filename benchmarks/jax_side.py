@@ -15,8 +15,9 @@ import numpy as np
 
 from benchmarks import padding
 from benchmarks.protocol import Side
-from benchmarks.results import cores, environment, peak_memory_bytes
+from benchmarks.results import environment, peak_memory_bytes
 from benchmarks.workload import Workload, read_data
+from jaxbert.cpu import cores
 
 # Every length of a batch is a program; with these few, padding costs little more than none.
 MULTIPLE = 16

@@ -11,6 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from jaxbert.cpu import ALLOCATOR, cores, processor  # which needs no package
+
 RESULTS = Path(__file__).parent / "results"
 _PACKAGES = (
     "jaxbert", "jax", "jaxlib", "libtpu", "jax-cuda12-plugin", "flax", "optax", "numpy",
@@ -46,24 +48,16 @@ def environment() -> dict[str, Any]:
         "machine": {
             "system": platform.system(),
             "architecture": platform.machine(),
-            "processor": _processor(),
+            "processor": processor(),
             "cores": cores(),
         },
         "allocator": os.environ.get("GLIBC_TUNABLES"),
     }
 
 
-def cores() -> int:
-    """Processor cores that this process may use."""
-    affinity = getattr(os, "sched_getaffinity", None)  # Linux only
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
-
-
 def restart_with_allocator(name: str) -> None:
     """Gives benchmarks.<name> the allocator that the command `jaxbert` gives itself on a CPU."""
     if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
-        from jaxbert.cpu import ALLOCATOR  # not above: sides without jaxbert import this module
-
         os.environ["GLIBC_TUNABLES"] = ALLOCATOR  # read when a process starts
         os.execv(sys.executable, [sys.executable, "-m", f"benchmarks.{name}", *sys.argv[1:]])
 
@@ -84,11 +78,3 @@ def _versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue  # a benchmark of one side need not have the other
     return found
-
-
-def _processor() -> str:
-    """The processor's name; `platform` does not know it on Linux."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()

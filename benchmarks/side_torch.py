@@ -18,9 +18,10 @@ import transformers
 
 from benchmarks import padding
 from benchmarks.protocol import Side, serve
-from benchmarks.results import cores, peak_memory_bytes
+from benchmarks.results import peak_memory_bytes
 from benchmarks.torch_finetune import parameter_groups
 from benchmarks.workload import TOTAL_STEPS, Workload, read_data
+from jaxbert.cpu import cores
 
 DEVICES = {"cpu": "cpu", "gpu": "cuda"}
 

@@ -29,11 +29,11 @@ import transformers
 
 from benchmarks.results import (
     append_result,
-    cores,
     environment,
     peak_memory_bytes,
     restart_with_allocator,
 )
+from jaxbert.cpu import cores
 from jaxbert.data.demo import Demo, load_demo
 
 NAME = "torch_finetune"

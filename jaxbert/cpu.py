@@ -13,10 +13,12 @@ stays in the cache; at the end of the file.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import importlib.util
 import os
+import platform
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -46,6 +48,22 @@ CACHED_TOKENS = 2048
 
 _SLACK = 4096  # glibc asks itself for a little more than an aligned block needs
 _SECONDS_TO_FREE = 0.002  # a call's results are ready shortly before its memory is free
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)  # Linux only
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def processor() -> str:
+    """The processor's name; `platform` does not know it on Linux."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):
+            for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+                if line.startswith("model name"):
+                    return line.partition(":")[2].strip()
+    return platform.processor()
 
 
 def has_accelerator(devices: Path = Path("/dev")) -> bool:

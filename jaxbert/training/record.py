@@ -13,6 +13,7 @@ from typing import Any, Protocol, TextIO
 
 import jax
 
+from jaxbert import cpu
 from jaxbert.atomic import naming, write_text
 from jaxbert.data import BatchStats, Examples
 from jaxbert.training.run_directory import EVENTS, METRICS
@@ -41,8 +42,9 @@ def describe_devices() -> dict[str, Any]:
 
 
 def environment() -> dict[str, Any]:
-    """Versions and devices."""
-    return {"versions": versions(), "device": describe_devices()}
+    """Versions, devices and the processor, on which the last bits of a CPU's numbers depend."""
+    machine = {"processor": cpu.processor(), "cores": cpu.cores()}
+    return {"versions": versions(), "device": describe_devices(), "machine": machine}
 
 
 def describe_data(examples: Mapping[str, Examples | None], stats: BatchStats) -> dict[str, Any]:
