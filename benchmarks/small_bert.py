@@ -32,7 +32,7 @@ VOCABULARY = 8_000
 SHAPE = {"hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4,
          "intermediate_size": 1024, "max_position_embeddings": 128}  # fmt: skip
 TRAINING = {"strategy": "uniform", "learning-rate": 1e-3, "schedule": "linear", "epochs": 16,
-            "batch-size": 64, "max-length": 64, "seed": 0}  # fmt: skip
+            "batch-size": 64, "max-length": 64, "seed": 0, "dtype": "bfloat16"}  # fmt: skip
 _HELD_OUT = 50  # one text of so many tells how well the others are learned
 
 
