@@ -186,7 +186,7 @@ class LabOptions(Checked):
         "test set from elsewhere; repeatable", default=(), metavar="NAME=FILE"
     )
     neutral: str | None = _data(
-        "texts to compare representations on; left out, those of the test set",
+        "texts to compare representations on; left out, 500 of the test set",
         default=None,
         metavar="FILE_OR_ID",
     )

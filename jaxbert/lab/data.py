@@ -16,7 +16,7 @@ from jaxbert.tasks.options import TOKEN_CLASSIFICATION
 
 # Of the demo's large sets so many are used, drawn once: enough to tell models apart by two points,
 # and few enough to be read after every run.
-DEMO_OUT_OF_DOMAIN, DEMO_NEUTRAL = 600, 500
+DEMO_OUT_OF_DOMAIN, NEUTRAL = 600, 500
 
 
 # Which arguments of `load_data` say how texts of no task are read.
@@ -101,7 +101,7 @@ def load_data(
 
     Args:
       out_of_domain: {name: source}.
-      neutral: None = the texts of `test`.
+      neutral: None = texts of `test`, evenly spread, 500 at most.
       task, options: None = what columns and labels of `train` say; as by default.
       columns: of all of them, as of `load_examples`.
     """
@@ -115,7 +115,8 @@ def load_data(
         for name, source in {**out_of_domain, "test": test, "development": development}.items()
     }
     if neutral is None:
-        texts = read["test"]
+        count = min(len(read["test"]), NEUTRAL)
+        texts = read["test"].take(np.linspace(0, len(read["test"]) - 1, count).astype(int))
     else:
         own = {name: column for name, column in columns.items() if name in _OF_TEXTS}
         texts = load_examples(neutral, task=TEXT_CLASSIFICATION, labelled=False, **own)
@@ -148,7 +149,7 @@ def demo_data(task: str | None = None, options: TaskOptions | None = None) -> tu
         order = np.random.default_rng(0).permutation(len(examples))
         tests[name] = examples.take(np.sort(order[:DEMO_OUT_OF_DOMAIN]))
         if name == "nyt":
-            chosen = order[DEMO_OUT_OF_DOMAIN : DEMO_OUT_OF_DOMAIN + DEMO_NEUTRAL]
+            chosen = order[DEMO_OUT_OF_DOMAIN : DEMO_OUT_OF_DOMAIN + NEUTRAL]
             neutral = examples.take(np.sort(chosen))
     drawn = dataclasses.replace(whole, out_of_domain=tests, neutral=neutral, domain="film reviews")
     return demo.model, drawn

@@ -56,6 +56,7 @@ class Run(NamedTuple):
     size: Size
     seed: int
     only_development: bool = False
+    curve: bool = True
     adapted: Adapted | None = None
 
 
@@ -93,6 +94,7 @@ class Progress:
             epochs=run.size.epochs,
             seed=run.seed,
             only_development=run.only_development,
+            curve=run.curve,
             adapted=run.adapted,
         )
         self._bar.update(steps)

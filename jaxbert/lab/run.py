@@ -28,7 +28,7 @@ from jaxbert.training.loop import Evaluation, Loop
 from jaxbert.training.step import Params
 from jaxbert.weights.directory import model_directory
 
-EVALUATIONS = 3  # on the development set, evenly spaced, the last at the end
+EVALUATIONS = 3  # of a curve on the development set, evenly spaced, the last at the end
 _SHARED = ("batch_size", "max_length", "label_smoothing")
 
 
@@ -124,6 +124,7 @@ class Laboratory:
         epochs: int,
         seed: int,
         only_development: bool = False,
+        curve: bool = True,
         adapted: Adapted | None = None,
     ) -> dict[str, Any]:
         """Fine-tunes and measures; returns the journal's last line. A divergence is a result.
@@ -135,7 +136,8 @@ class Laboratory:
           examples: drawn from the training pool by the seed; None = all.
           epochs: passes over them.
           seed: of the draw, the order, dropout and the head.
-          only_development: measure on nothing else.
+          only_development: measure on nothing else, and at the end alone.
+          curve: measure on the development set on the way, too.
           adapted: what to begin with; None = the pre-trained model. What it cost stands in the
             last line: "adaptation", with its updates ("step") and seconds.
         """
@@ -147,12 +149,13 @@ class Laboratory:
         try:
             batches = self._stage.batches(drawn, seed)
             total = epochs * batches.steps_per_epoch
+            evaluations = EVALUATIONS if curve and not only_development else 1
             config = dataclasses.replace(
                 self.config,
                 epochs=epochs,
                 seed=seed,
                 optimizer=optimizer,
-                eval_every=total if only_development else -(-total // EVALUATIONS),
+                eval_every=-(-total // evaluations),
                 log_every=-(-total // LOG_LINES),
             )
             prepared = self._prepare(config, batches, adapted, cost)

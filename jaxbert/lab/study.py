@@ -177,7 +177,9 @@ def _grid_runs(
                 about = {"strategy": name, "size": size.name}
                 optimizer = study.strategies[name].config(learning_rate=rate)
                 adapted = study.adapted(name, size, seed, directory)
-                yield Run(path, about, optimizer, size, seed, True, adapted)
+                yield Run(
+                    path, about, optimizer, size, seed, only_development=True, adapted=adapted
+                )
 
 
 def _beyond_the_edge(
@@ -222,7 +224,10 @@ def _final_runs(
             rate = {"learning_rate": chosen[name]} if name in chosen else {}
             about = {"strategy": name, "size": size.name}
             adapted = study.adapted(name, size, seed, directory)
-            yield Run(path, about, strategy.config(**rate), size, seed, adapted=adapted)
+            # The one file of a plan's study keeps no other curves.
+            curve = study.place is None or seed == study.seeds[0]
+            optimizer = strategy.config(**rate)
+            yield Run(path, about, optimizer, size, seed, curve=curve, adapted=adapted)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -68,16 +68,12 @@ class Model(PretrainedMixin, nnx.Module):
           (42, (42, 16))
         """
         config = dataclasses.replace(self.config, vocab_size=size)
-
-        def build() -> Model:
-            return type(self)(config, rngs=nnx.Rngs(seed))
-
         graphdef, state = nnx.split(self)
         old, structure = flatten(state)
-        shapes, _ = flatten(nnx.split(nnx.eval_shape(build))[1])
-        fresh = draw_parameters(
-            build, {p for p, leaf in old.items() if shapes[p].shape != leaf.shape}
-        )
+        larger = nnx.eval_shape(lambda: type(self)(config, rngs=nnx.Rngs(0)))
+        shapes, _ = flatten(nnx.split(larger)[1])
+        changed = {path for path, leaf in old.items() if shapes[path].shape != leaf.shape}
+        fresh = draw_parameters(type(self), config, None, changed, seed)
         leaves = [_with_rows(leaf, fresh.get(path)) for path, leaf in old.items()]
         resized = merge_model(graphdef, jax.tree.unflatten(structure, leaves))
         for _, module in nnx.iter_graph(resized):

@@ -7,9 +7,10 @@ how its parameters are called.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
 
@@ -164,7 +165,7 @@ def load_pretrained(
 
     def build() -> Any:
         construct: Any = model_class  # a mixin has no constructor of its own
-        return construct(config, rngs=nnx.Rngs(seed), compute=options)
+        return construct(config, rngs=nnx.Rngs(0), compute=options)
 
     graphdef, state = nnx.split(nnx.eval_shape(build))
     shapes, structure = flatten(state)
@@ -173,7 +174,7 @@ def load_pretrained(
         found, unused = _match(model_class, rows, shapes, tensors, aside)
     except InputError as error:
         raise InputError(f"{directory}: {error}") from None
-    drawn = draw_parameters(build, shapes.keys() - found.keys())
+    drawn = draw_parameters(model_class, config, options, shapes.keys() - found.keys(), seed)
     read = {
         row.ours: _read(row, found[row.ours], shapes[row.ours].dtype, directory)
         for row in rows
@@ -339,15 +340,18 @@ def _read(row: Rename, tensor: StoredTensor, dtype: Any, directory: Path) -> jax
     return jnp.array(values)
 
 
-def draw_parameters(build: Callable[[], Any], paths: set[str]) -> dict[str, jax.Array]:
+def draw_parameters(
+    model_class: type[Any], config: Any, compute: Any, paths: Iterable[str], seed: int
+) -> dict[str, jax.Array]:
     """The initial values of some parameters of a model.
 
     The constructor is traced and the compiler drops what is not returned, so that the rest of the
-    model is never drawn nor held.
+    model is never drawn nor held. One program draws for every seed.
 
     Args:
-      build: gives the model, newly drawn.
+      model_class, config, compute: what is constructed.
       paths: "/"-joined.
+      seed: of all that a new model draws.
 
     Returns:
       {path: value}.
@@ -356,16 +360,21 @@ def draw_parameters(build: Callable[[], Any], paths: set[str]) -> dict[str, jax.
       >>> from jaxbert.models import BertConfig, BertModel
       >>> config = BertConfig(vocab_size=40, hidden_size=16, num_hidden_layers=1,
       ...                     num_attention_heads=2, intermediate_size=24)
-      >>> drawn = draw_parameters(lambda: BertModel(config, rngs=nnx.Rngs(0)), {"pooler/kernel"})
+      >>> drawn = draw_parameters(BertModel, config, None, {"pooler/kernel"}, seed=0)
       >>> drawn["pooler/kernel"].shape
       (16, 16)
     """
+    chosen = frozenset(paths)
+    return _draw(model_class, config, compute, chosen, jax.random.key(seed)) if chosen else {}
 
-    def draw() -> dict[str, jax.Array]:
-        leaves, _ = flatten(nnx.split(build())[1])
-        return {path: leaf for path, leaf in leaves.items() if path in paths}
 
-    return jax.jit(draw)() if paths else {}
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _draw(
+    model_class: type[Any], config: Any, compute: Any, paths: frozenset[str], key: jax.Array
+) -> dict[str, jax.Array]:
+    model = model_class(config, rngs=nnx.Rngs(key), compute=compute)
+    leaves, _ = flatten(nnx.split(model)[1])
+    return {path: leaf for path, leaf in leaves.items() if path in paths}
 
 
 def flatten(state: nnx.State) -> tuple[dict[str, Any], Any]:

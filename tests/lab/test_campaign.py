@@ -54,8 +54,10 @@ class Laboratory:
     def steps(self, examples, epochs):
         return 1
 
-    def run(self, optimizer, journal, about, *, seed, only_development, **_):
+    def run(self, optimizer, journal, about, *, seed, only_development, curve, **_):
         self.made.append((about["strategy"], optimizer.learning_rate, seed))
+        # Of a plan's study only these are kept.
+        assert curve == (only_development or seed == 0)
         rate = optimizer.learning_rate
         if only_development:  # best at 3e-3, beyond the grid
             lab_journals.journal(journal, test=0.8 - 0.1 * abs(math.log10(rate / 3e-3)), rate=rate)

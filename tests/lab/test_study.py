@@ -312,6 +312,11 @@ def test_data_are_of_one_task(tmp_path):
     assert data.neutral.texts == ("some words",)
     assert list(data.describe()) == ["train", "development", "test", "b", "neutral"]
     assert load_data(*files, {}, None, **columns).neutral.texts == ("fine", "dull")
+    rows = "".join(f"text {i},good\n" for i in range(1001))
+    (tmp_path / "a.csv").write_text(f"text,label\nfine,bad\n{rows}")
+    texts = load_data(*files, {}, None, **columns).neutral.texts
+    assert len(texts) == len(set(texts)) == 500
+    assert (texts[0], texts[-1]) == ("fine", "text 1000")
 
 
 def test_the_grid_goes_beyond_its_edge(laboratory, tmp_path):

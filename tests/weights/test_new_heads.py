@@ -18,6 +18,7 @@ from jaxbert.models import (
     BertForTokenClassification,
     BertModel,
 )
+from jaxbert.weights import pretrained
 from jaxbert.weights.pretrained import load_pretrained
 
 
@@ -153,8 +154,10 @@ def test_half_a_head_is_completed_and_reported(tmp_path):
 def test_what_is_missing_is_as_the_constructor_draws_it(tmp_path):
     source = write(tmp_path, "BertModel")
     model, report = load_pretrained(BertForPreTraining, source, seed=5)
+    programs = pretrained._draw._cache_size()
     fresh = parameters(BertForPreTraining(model.config, rngs=nnx.Rngs(5)))
     other = parameters(BertForPreTraining.from_pretrained(source, seed=6))
+    assert pretrained._draw._cache_size() == programs  # one for every seed
     for path, leaf in parameters(model).items():
         if path not in report.initialized:
             np.testing.assert_array_equal(leaf, other[path])
