@@ -1,5 +1,5 @@
 """`python -m jaxbert` is the command `jaxbert`."""
 
-from jaxbert.cli import main
+from jaxbert.cli import command
 
-raise SystemExit(main())
+raise SystemExit(command())

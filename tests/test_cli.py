@@ -714,6 +714,28 @@ def test_the_version(capsys):
     assert capsys.readouterr().out == f"jaxbert {jaxbert.__version__}\n"
 
 
+def test_the_process_ends_when_all_is_done():
+    """What others do at the end is done, and no object is taken apart."""
+    code = """
+import atexit, sys
+from jaxbert.cli import command
+
+class Object:
+    def __del__(self):
+        print("taken apart")
+
+def main():
+    atexit.register(print, "theirs")
+    print("ours")
+    return 3
+
+sys.modules["jaxbert.cli.main"].main, kept = main, Object()
+sys.exit(command())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (3, "ours\ntheirs\n", "")
+
+
 def test_no_tpu_is_asked_for_where_there_is_none():
     """libtpu, where it is installed, says six lines on standard error."""
     code = (

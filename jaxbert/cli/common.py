@@ -43,12 +43,13 @@ def keep_compiled_programs() -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
-def import_meanwhile(module: str) -> None:
+def import_meanwhile(*modules: str) -> None:
     """Imports what will be wanted later on a thread, so that nobody waits for it then."""
 
     def load() -> None:
-        with contextlib.suppress(Exception):  # told where the module is wanted
-            importlib.import_module(module)
+        for module in modules:
+            with contextlib.suppress(Exception):  # told where the module is wanted
+                importlib.import_module(module)
 
     threading.Thread(target=load, daemon=True).start()
 

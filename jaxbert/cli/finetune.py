@@ -242,10 +242,8 @@ def _finetune(options: FinetuneOptions, *, overwrite: bool, resume: bool) -> Non
         write_text(place_of(output) / SETTINGS, options.to_json())
     # Before the training: labels that do not fit are told now, and programs compile meanwhile.
     scorers = {place: trainer.predictor.scorer(found) for place, found in examples.items()}
-    # Imports PyTorch where that is installed: scikit-learn, on a thread, must not find half of it.
-    import tensorboardX  # noqa: F401
-
-    common.import_meanwhile("sklearn.metrics")
+    # The first imports PyTorch where that is installed, and the second must not find half of it.
+    common.import_meanwhile("tensorboardX", "sklearn.metrics")
     trainer.fit()
     names = _names(list(examples))
     scores = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import logging
 import os
 import sys
@@ -19,6 +20,26 @@ from jaxbert.errors import InputError, Interrupted, JaxbertError, LostProcessErr
 from jaxbert.training.config import SETTINGS
 
 Run = Callable[[argparse.Namespace], None]
+
+
+def command() -> int:
+    """`main` as a process of its own, which ends without taking itself apart.
+
+    Python would free the objects of jax one by one, a second and a half after all is done; the
+    system takes all memory back at once.
+    """
+    ended: list[int] = []
+    atexit.register(_end, ended)  # before anything is imported that registers more: runs last
+    ended.append(main())
+    return ended[0]
+
+
+def _end(ended: Sequence[int]) -> None:
+    """Ends the process with that status; without one, or if output is lost, Python does."""
+    if ended:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(ended[0])
 
 
 def main(argv: Sequence[str] | None = None) -> int:

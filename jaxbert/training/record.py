@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import json
 import logging
@@ -87,13 +88,15 @@ class Record:
 
     def __init__(self, directory: Path | None, step: int = 0, evaluated: int = 0) -> None:
         self._lines: TextIO | None = None
-        self._events: Any = None
+        self._events: _Events | None = None
         if directory is None:
             return
         path = self._path = directory / METRICS
         write_text(path, "".join(_lines_until(path, {"train": step, "eval": evaluated})))
         self._lines = path.open("a", encoding="utf-8")
-        self._events = _Events(directory / EVENTS, step + 1)
+        # Made by the first event, for tensorboardX imports PyTorch where that is installed: then a
+        # step is under way, and nobody waits.
+        self._make_events = functools.partial(_Events, directory / EVENTS, step + 1)
 
     def write(self, event: str, step: int, values: dict[str, Any]) -> None:
         """One line, and one scalar for each number in it."""
@@ -102,6 +105,8 @@ class Record:
         with naming(self._path):
             self._lines.write(json.dumps({"event": event, "step": step, **values}) + "\n")
             self._lines.flush()
+        if self._events is None:
+            self._events = self._make_events()
         self._events.write({f"{event}/{name}": value for name, value in _flatten(values)}, step)
 
     def close(self) -> None:
@@ -111,7 +116,8 @@ class Record:
                 with naming(self._path):
                     self._lines.close()
             finally:
-                self._events.close()
+                if self._events is not None:
+                    self._events.close()
 
 
 class _Events:
