@@ -67,14 +67,16 @@ def whole_runs() -> str:
         if cold is None or warm is None:
             continue
         seconds = {side: statistics.median(_all_seconds(runs)) for side, runs in others.items()}
-        cells = [f"{seconds[side]:.0f} ({seconds[side] / warm:.2f}x)" for side in names]
-        rows.append([name, f"{ours[0]['rows'][0]:,}", f"{cold:.0f}", f"{warm:.0f}", *cells])
+        cells = [f"{s:.0f} ({s / cold:.2f}x, {s / warm:.2f}x)" for s in seconds.values()]
+        rows.append([name, f"{ours[0]['rows'][0]:,}", f"{cold:.0f}", f"{warm:.0f}", *cells,
+                     machine(ours[-1])])  # fmt: skip
     if not rows:
         return NOT_YET
     header = ["data", "rows", "jaxbert, first run, s", "next ones, s",
-              *(f"`Trainer` {about}, s" for about in names.values())]  # fmt: skip
+              *(f"`Trainer` {about}, s" for about in names.values()), "on"]  # fmt: skip
     return (
-        f"{table(header, rows)}\n\nIn brackets: times as long as jaxbert's next ones. "
+        f"{table(header, rows)}\n\nMedians, float32, one epoch, of the whole process. In brackets: "
+        "times as long as jaxbert's first run, which compiles, and as its next ones. "
         "`make bench-run DATA=DIR`, and `ARGS='--examples N'` for so many rows."
     )
 

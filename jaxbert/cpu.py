@@ -46,6 +46,9 @@ _TPU_VARIABLES = ("TPU_NAME", "TPU_WORKER_ID", "TPU_ACCELERATOR_TYPE")
 # Of so many tokens what a layer computes stays in the last-level cache until it is read.
 CACHED_TOKENS = 2048
 
+# For matrix products, the widest first, as Linux names them.
+_INSTRUCTIONS = ("amx_bf16", "avx512_bf16", "avx512f", "avx2")
+
 _SLACK = 4096  # glibc asks itself for a little more than an aligned block needs
 _SECONDS_TO_FREE = 0.002  # a call's results are ready shortly before its memory is free
 
@@ -56,13 +59,18 @@ def cores() -> int:
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
-def processor() -> str:
-    """The processor's name; `platform` does not know it on Linux."""
+def processor(info: Path = Path("/proc/cpuinfo")) -> str:
+    """The processor's name and, on Linux, the widest instructions it has for products.
+
+    `platform` knows no name there; and where a cloud hides it, those still tell machines apart.
+    """
     if sys.platform == "linux":
         with contextlib.suppress(OSError):
-            for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-                if line.startswith("model name"):
-                    return line.partition(":")[2].strip()
+            lines = info.read_text(encoding="utf-8").splitlines()
+            known = dict(map(str.strip, line.partition(":")[::2]) for line in lines)
+            flags = known.get("flags", "").split()
+            widest = [name for name in _INSTRUCTIONS if name in flags][:1]
+            return ", ".join([known.get("model name", platform.machine()), *widest])
     return platform.processor()
 
 

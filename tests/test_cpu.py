@@ -145,6 +145,29 @@ def test_accelerators_are_found_without_jax(machine, there, what):
     assert has_accelerator(machine(**what)) is there
 
 
+@pytest.mark.parametrize(
+    ("system", "text", "name"),
+    [
+        ("linux", "model name\t: Zen\nflags\t\t: avx2 avx512f fma\n\nmodel name\t: Zen\n",
+         "Zen, avx512f"),
+        ("linux", "flags : sse\nmodel name : Old: 1\n", "Old: 1"),
+        ("linux", "Features : asimd\n", "of another kind"),  # ARM
+        ("linux", None, "by name"),
+        ("darwin", "model name : Zen\n", "by name"),
+    ],
+)  # fmt: skip
+def test_the_processor_is_told_with_what_it_multiplies_by(
+    tmp_path, monkeypatch, system, text, name
+):
+    monkeypatch.setattr(sys, "platform", system)
+    monkeypatch.setattr(cpu.platform, "machine", lambda: "of another kind")
+    monkeypatch.setattr(cpu.platform, "processor", lambda: "by name")
+    info = tmp_path / "cpuinfo"
+    if text is not None:
+        info.write_text(text)
+    assert cpu.processor(info) == name
+
+
 class StartedAgain(Exception):
     """Stands for the process that takes this one's place."""
 
