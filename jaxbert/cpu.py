@@ -67,7 +67,8 @@ def processor(info: Path = Path("/proc/cpuinfo")) -> str:
     if sys.platform == "linux":
         with contextlib.suppress(OSError):
             lines = info.read_text(encoding="utf-8").splitlines()
-            known = dict(map(str.strip, line.partition(":")[::2]) for line in lines)
+            halves = (line.partition(":") for line in lines)
+            known = {name.strip(): value.strip() for name, _, value in halves}
             flags = known.get("flags", "").split()
             widest = [name for name in _INSTRUCTIONS if name in flags][:1]
             return ", ".join([known.get("model name", platform.machine()), *widest])

@@ -33,7 +33,7 @@ def advice(studies: Sequence[Study]) -> Advice | None:
     sizes = list(dict.fromkeys(size for study in studies for size in study.sizes))
     choices = []
     for size in sizes:
-        there = [s for s in studies if size in s.sizes and not _guesses(s, size)]
+        there = [s for s in studies if size in s.sizes and not s.guesses(size)]
         for outcome in (IN_DOMAIN, OUT_OF_DOMAIN):
             means = _means(there, size, outcome)
             if len(means) > 1:
@@ -42,12 +42,6 @@ def advice(studies: Sequence[Study]) -> Advice | None:
         return None
     lead = [_anywhere(choices), *_robustness(studies)]
     return Advice(" ".join(lead), [_told(choice, sizes) for choice in choices])
-
-
-def _guesses(study: Study, size: str) -> bool:
-    """Whether the control failed in more than half of its runs, so that nothing can be advised."""
-    runs = study.cell(size, study.control).values()
-    return 2 * sum(run.failed for run in runs) > len(runs)
 
 
 def _amount(size: str, sizes: list[str]) -> str:

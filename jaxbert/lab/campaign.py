@@ -137,11 +137,14 @@ def _wanted(seeds: Seeds, only: Only) -> Wanted:
 def _further(
     plan: Plan, margins: Margins, place: Path, seeds: Seeds, only: Only
 ) -> dict[tuple[str, str], int]:
-    """{(size, strategy): seeds} of the cells whose comparisons need more than they have."""
+    """{(size, strategy): seeds} of the cells whose comparisons need more than they have.
+
+    Where the control guesses none does: that nothing is learned, more seeds would only repeat.
+    """
     study = read_study(place, plan, margins)
     comparisons = {}
     for first, second, outcome in compared(study):
-        for size in study.sizes:
+        for size in (size for size in study.sizes if not study.guesses(size)):
             margin = outcome.margin(study)
             found = effect(study, size, first, second, outcome)
             taken = all(only.takes(size=size, strategy=name) for name in (first, second))

@@ -76,6 +76,11 @@ class Study:
         """{seed: run}, empty where nothing is."""
         return self.runs.get(size, {}).get(strategy, {})
 
+    def guesses(self, size: str) -> bool:
+        """Whether the control failed in more than half of its runs: nothing can be advised then."""
+        runs = self.cell(size, self.control).values()
+        return 2 * sum(run.failed for run in runs) > len(runs)
+
     def everything(self) -> Iterator[tuple[str, str, int, Run]]:
         """(size, strategy, seed, run) of every run."""
         for size, strategies in self.runs.items():

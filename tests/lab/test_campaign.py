@@ -39,7 +39,8 @@ GOOD = {"uniform": 0.8, "discriminative": 0.8, "electra": 0.8, "high": 0.3}
 class Laboratory:
     """Writes journals in place of training: scores by strategy, with the luck of a seed."""
 
-    def __init__(self):
+    def __init__(self, good=GOOD):
+        self.good = good
         elsewhere = {"mail": tiny.CLASSES}
         self.data = SimpleNamespace(
             train=tiny.CLASSES, domain="films", out_of_domain=elsewhere, task="text-classification"
@@ -63,7 +64,7 @@ class Laboratory:
             lab_journals.journal(journal, test=0.8 - 0.1 * abs(math.log10(rate / 3e-3)), rate=rate)
         else:
             rng = np.random.default_rng([seed, *about["strategy"].encode()])
-            rows = rng.random((2, 300)) < GOOD[about["strategy"]]
+            rows = rng.random((2, 300)) < self.good[about["strategy"]]
             lab_journals.journal(journal, hits={"test": rows[0], "mail": rows[1]}, rate=rate)
         return json.loads(journal.read_text().splitlines()[-1])
 
@@ -75,8 +76,8 @@ def plan():
     return plan_of(tomllib.loads(TEXT))
 
 
-def run(plan, directory, only=None):
-    laboratory = Laboratory()
+def run(plan, directory, only=None, good=GOOD):
+    laboratory = Laboratory(good)
     run_plan(
         plan, TEXT, directory, lambda task, model: laboratory, STRATEGIES,
         only=Only.parse(only), show=False,
@@ -99,6 +100,13 @@ def test_seeds_are_added_where_they_are_wanted(whole):
         seeds = {name: len(study.cell("8", name)) for name in study.strategies}
         # `high` is far behind, and electra beside the question; the others are too noisy.
         assert seeds == {"uniform": 5, "high": 3, "discriminative": 5, "electra": 3}
+
+
+def test_no_seeds_are_added_where_the_control_guesses(plan, tmp_path):
+    run(plan, tmp_path, "films", good=GOOD | {"uniform": 0.5})
+    study = read(tmp_path / "films--a")
+    assert study.guesses("8")
+    assert all(len(study.cell("8", name)) == 3 for name in study.strategies)
 
 
 def test_the_grid_goes_on_until_the_best_is_inside(whole):
