@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import statistics
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from jaxbert.atomic import write_text
+from jaxbert.atomic import replacing, write_text
 from jaxbert.errors import InputError
 from jaxbert.lab.by_example import unpack
 from jaxbert.lab.metric import ACCURACY, Metric
 
-MERGED = "journals.jsonl"
+MERGED = "journals.jsonl.gz"
+_MOST = 2**28  # bytes that it may hold: a study of a thousand runs has two million
 # A run whose in-domain predictions have a Matthews correlation below this guesses: it failed.
 GUESSING = 0.1
 TEST, DEVELOPMENT = "test", "development"
@@ -146,15 +149,18 @@ def _run(events: list[dict[str, Any]], metric: Metric) -> Run:
 def read_merged(path: Path, metric: Metric = ACCURACY) -> dict[str, Run]:
     """{place: run} of the one file of a study, or none where there is no such file.
 
+    Lines of JSON, compressed by gzip.
+
     A place is what the journal would be called: runs/SIZE/STRATEGY/SEED, or grid/....
 
     Raises:
-      InputError: a line is no run; the first of them is named.
+      InputError: a line is no run, the first of them is named; the file is damaged, or holds more
+        than any study.
     """
     found: dict[str, Run] = {}
     if not path.is_file():
         return found
-    for number, line in enumerate(_lines(path), start=1):
+    for number, line in enumerate(_unpacked(path), start=1):
         try:
             content = json.loads(line)
             place, events = content["place"], content["events"]
@@ -165,6 +171,17 @@ def read_merged(path: Path, metric: Metric = ACCURACY) -> dict[str, Run]:
             raise InputError(f"{path.name} line {number} is no run")
         found[place] = _run(events, metric)
     return found
+
+
+def _unpacked(path: Path) -> list[str]:
+    try:
+        with gzip.open(path) as file:
+            content = file.read(_MOST + 1)
+        if len(content) > _MOST:
+            raise InputError(f"{path.name} unpacks to more than {_MOST >> 20} MiB, no study does")
+        return content.decode("utf-8").splitlines()
+    except (gzip.BadGzipFile, EOFError, zlib.error, UnicodeDecodeError) as error:
+        raise InputError(f"{path.name} is damaged ({error})") from None
 
 
 def merge(directory: Path) -> Path:
@@ -189,7 +206,9 @@ def merge(directory: Path) -> Path:
         seen[cell] = seen.get(cell, 0) + 1
         curves = place.startswith("runs/") and seen[cell] <= _CURVES
         lines.append(json.dumps({"place": place, "events": _essence(found[place], curves)}))
-    write_text(directory / MERGED, "".join(f"{line}\n" for line in lines))
+    text = "".join(f"{line}\n" for line in lines)
+    with replacing(directory / MERGED) as path:
+        path.write_bytes(gzip.compress(text.encode("utf-8"), mtime=0))  # the same bytes each time
     return directory / MERGED
 
 

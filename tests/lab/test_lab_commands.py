@@ -1,5 +1,6 @@
 """`jaxbert lab run`, `sweep`, `report` and `jaxbert lr-find` as a user meets them."""
 
+import gzip
 import json
 
 import jax
@@ -90,7 +91,8 @@ def test_a_plan(place, capsys):
     printed = capsys.readouterr().out
     assert "claim" in printed
     assert [path.stem for path in out.rglob("runs/8/*/*.jsonl")] == ["1"]
-    (line,) = (out / "films--tiny" / "journals.jsonl").read_text().splitlines()
+    with gzip.open(out / "films--tiny" / "journals.jsonl.gz", "rt") as file:
+        (line,) = file
     row = json.loads(line)
     assert row["place"] == "runs/8/high/1"
     assert set(row["events"][-1]["by_example"]) == {"test", "mail"}

@@ -1,5 +1,6 @@
 """Journals and the one file of a study: nothing that a report reads is lost on the way."""
 
+import gzip
 import json
 import shutil
 
@@ -9,10 +10,18 @@ import pytest
 
 from jaxbert.errors import InputError
 from jaxbert.lab.journals import read
-from jaxbert.lab.records import MERGED, merge, read_journal, unmerge
+from jaxbert.lab.records import MERGED, merge, read_journal, read_merged, unmerge
 from jaxbert.lab.tables import calibration, differences, markdown, precision, results, widths
 
 HITS = np.random.default_rng(0).random((2, 3, 300)) < [[[0.8]], [[0.7]]]
+
+
+def unpacked(study):
+    return gzip.decompress((study / MERGED).read_bytes()).decode()
+
+
+def pack(study, text):
+    (study / MERGED).write_bytes(gzip.compress(text.encode()))
 
 
 @pytest.fixture
@@ -35,20 +44,20 @@ def test_the_one_file_says_what_the_journals_say(study):
     before = read(study)
     said = [table(before) for table in (results, differences, precision, widths, calibration)]
     merge(study)
-    first = (study / MERGED).read_text()
-    assert len(first.splitlines()) == 6 + 4
+    first = (study / MERGED).read_bytes()
+    assert len(unpacked(study).splitlines()) == 6 + 4
     for folder in ("runs", "grid"):
         shutil.rmtree(study / folder)
     after = read(study)
     assert [t(after) for t in (results, differences, precision, widths, calibration)] == said
     assert markdown(after) == markdown(before)
     merge(study)  # without the journals it loses nothing
-    assert (study / MERGED).read_text() == first
+    assert (study / MERGED).read_bytes() == first
 
 
 def test_the_one_file_is_small_and_keeps_one_curve_a_cell(study):
     merge(study)
-    lines = [json.loads(line) for line in (study / MERGED).read_text().splitlines()]
+    lines = [json.loads(line) for line in unpacked(study).splitlines()]
     found = {line["place"]: line["events"] for line in lines}
     assert [e["event"] for e in found["runs/200/uniform/0"]] == [
         "start", "train", "train", "eval", "end"
@@ -73,9 +82,9 @@ def test_a_study_goes_on_from_the_one_file(study):
 
 def test_no_line_writes_elsewhere(study, tmp_path):
     merge(study)
-    line = json.loads((study / MERGED).read_text().splitlines()[0])
+    line = json.loads(unpacked(study).splitlines()[0])
     line["place"] = "../../escaped"
-    (study / MERGED).write_text(json.dumps(line) + "\n")
+    pack(study, json.dumps(line) + "\n")
     unmerge(study)
     assert not list(tmp_path.parent.glob("escaped*"))
     assert not list(tmp_path.glob("escaped*"))
@@ -86,8 +95,22 @@ def test_no_line_writes_elsewhere(study, tmp_path):
              '{"place": "a", "events": [{"event": "start"}]}'],
 )  # fmt: skip
 def test_a_line_that_is_no_run_is_named(study, line):
-    (study / MERGED).write_text(line + "\n")
-    with pytest.raises(InputError, match=r"journals.jsonl line 1 is no run; delete"):
+    pack(study, line + "\n")
+    with pytest.raises(InputError, match=r"journals.jsonl.gz line 1 is no run; delete"):
+        read(study)
+
+
+def test_a_damaged_file_is_named(study, monkeypatch):
+    merge(study)
+    whole = (study / MERGED).read_bytes()
+    flipped = whole[:40] + bytes([whole[40] ^ 1]) + whole[41:]
+    for damaged in (b"no", whole[:-1], whole[: len(whole) // 2], flipped, whole + b"x"):
+        (study / MERGED).write_bytes(damaged)
+        with pytest.raises(InputError, match=r"journals.jsonl.gz (is damaged|line 1)"):
+            read_merged(study / MERGED)
+    (study / MERGED).write_bytes(whole)
+    monkeypatch.setattr("jaxbert.lab.records._MOST", len(unpacked(study)) - 1)
+    with pytest.raises(InputError, match=r"journals.jsonl.gz unpacks to more than 0 MiB"):
         read(study)
 
 
