@@ -11,11 +11,11 @@ from jaxbert.atomic import write_text
 from jaxbert.errors import InputError
 from jaxbert.lab.adaptation import NAME as ADAPTIVE
 from jaxbert.lab.adaptation import Adaptation
-from jaxbert.lab.claims import OWN, PRETRAINING, compared
+from jaxbert.lab.claims import compared
 from jaxbert.lab.comparisons import effect
 from jaxbert.lab.journals import read_study
 from jaxbert.lab.making import parse_sizes
-from jaxbert.lab.plan_file import FILE, Margins, Only, Plan, directory_of
+from jaxbert.lab.plan_file import FILE, OWN, PRETRAINING, Margins, Only, Plan, directory_of
 from jaxbert.lab.records import merge, unmerge
 from jaxbert.lab.run import Laboratory
 from jaxbert.lab.sequential import Comparison, more_seeds

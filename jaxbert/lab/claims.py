@@ -23,13 +23,12 @@ from jaxbert.lab.comparisons import (
     values,
 )
 from jaxbert.lab.journals import Study
+from jaxbert.lab.plan_file import OWN, PRETRAINING
 from jaxbert.lab.sequential import ALPHA, projected_seeds, seeds_for_ratio
 from jaxbert.lab.statistics import variance_ratio
 
 YES, NO, SAME, UNCLEAR = "yes", "no", "equivalent", "unclear"
 CONTROL = ""  # the study's
-PRETRAINING = "pretraining"
-OWN = "pretraining-own"  # the same at the model's own pre-training rate, where a study has it
 
 
 @dataclass(frozen=True)

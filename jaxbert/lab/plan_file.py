@@ -20,6 +20,8 @@ from jaxbert.settings import is_count, is_number
 FILE = "plan.toml"  # the copy beside the results
 PARTS = ("task", "model", "size", "strategy", "seed")  # of what --only selects
 FULL = "full"
+PRETRAINING = "pretraining"
+OWN = "pretraining-own"  # the same at the model's own rate, wherever that is known
 _NAME = re.compile(r"\w[\w.+]*(-[\w.+]+)*")  # names directories; two are joined by "--"
 _TAKEN = ("training", "compute")  # settings of all runs, as the command line has them
 
@@ -125,7 +127,8 @@ class Plan:
 
     def has(self, size: str, strategy: str) -> bool:
         """Whether a strategy is run at a train size."""
-        return strategy in self.strategies or size in self.exploratory.sizes
+        named = PRETRAINING if strategy == OWN else strategy
+        return named in self.strategies or size in self.exploratory.sizes
 
 
 def directory_of(task: str, model: str) -> str:
@@ -332,7 +335,7 @@ class Only:
             "task": list(plan.tasks),
             "model": list(plan.models),
             "size": list(plan.sizes),
-            "strategy": list(plan.all_strategies),
+            "strategy": [*plan.all_strategies, OWN],
         }
         problems = [
             f"{name} {pattern!r} is not among {', '.join(has[name])}"

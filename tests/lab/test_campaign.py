@@ -166,6 +166,21 @@ def test_the_models_own_pretraining_rate():
     assert "pretraining-own" not in study_of(plan, "t", "b", STRATEGIES).strategies
 
 
+def test_the_models_own_rate_is_run_wherever_pretrainings_is(tmp_path):
+    """Not only where exploratory strategies are: it is one of the claims, as that is."""
+    import tomllib
+
+    content = tomllib.loads(TEXT)
+    content["strategies"].append("pretraining")
+    content["sizes"]["12"] = 1
+    content["models"]["a"]["pretraining_rate"] = 6e-4
+    good = GOOD | {"pretraining": 0.8, "pretraining-own": 0.8}
+    run(plan_of(content), tmp_path, "films/a/12/pretraining*", good)
+    study = read(tmp_path / "films--a")
+    assert [*study.cell("12", "pretraining")] == [*study.cell("12", "pretraining-own")] != []
+    assert run(plan_of(content), tmp_path, "films/a/12/pretraining-own", good) == []
+
+
 def test_unknown_strategies_are_all_named(plan):
     with pytest.raises(InputError, match="strategies high, electra are not known; known are"):
         check_strategies(plan, {n: STRATEGIES[n] for n in ("uniform", "discriminative")})

@@ -4,9 +4,10 @@ import lab_journals
 import numpy as np
 import pytest
 
-from jaxbert.lab.claims import OWN, compared
+from jaxbert.lab.claims import compared
 from jaxbert.lab.comparisons import IN_DOMAIN, effect
 from jaxbert.lab.journals import read
+from jaxbert.lab.plan_file import OWN
 from jaxbert.lab.tables import wanted
 from jaxbert.lab.verdicts import (
     CONTRADICTED,
