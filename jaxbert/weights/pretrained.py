@@ -163,11 +163,9 @@ def load_pretrained(
             f"{len(tensors)} tensors: they do not belong together; fetch the model again"
         )
 
-    def build() -> Any:
-        construct: Any = model_class  # a mixin has no constructor of its own
-        return construct(config, rngs=nnx.Rngs(0), compute=options)
-
-    graphdef, state = nnx.split(nnx.eval_shape(build))
+    construct: Any = model_class  # a mixin has no constructor of its own
+    model = nnx.eval_shape(lambda: construct(config, rngs=nnx.Rngs(0), compute=options))
+    graphdef, state = nnx.split(model)
     shapes, structure = flatten(state)
     rows = pair(model_class.family.rows(_architecture(model_class)), shapes)
     try:
@@ -343,15 +341,14 @@ def _read(row: Rename, tensor: StoredTensor, dtype: Any, directory: Path) -> jax
 def draw_parameters(
     model_class: type[Any], config: Any, compute: Any, paths: Iterable[str], seed: int
 ) -> dict[str, jax.Array]:
-    """The initial values of some parameters of a model.
+    """The initial values of some parameters of a model, by one program for every seed.
 
     The constructor is traced and the compiler drops what is not returned, so that the rest of the
-    model is never drawn nor held. One program draws for every seed.
+    model is never drawn nor held.
 
     Args:
       model_class, config, compute: what is constructed.
       paths: "/"-joined.
-      seed: of all that a new model draws.
 
     Returns:
       {path: value}.
@@ -372,8 +369,7 @@ def draw_parameters(
 def _draw(
     model_class: type[Any], config: Any, compute: Any, paths: frozenset[str], key: jax.Array
 ) -> dict[str, jax.Array]:
-    model = model_class(config, rngs=nnx.Rngs(key), compute=compute)
-    leaves, _ = flatten(nnx.split(model)[1])
+    leaves, _ = flatten(nnx.split(model_class(config, rngs=nnx.Rngs(key), compute=compute))[1])
     return {path: leaf for path, leaf in leaves.items() if path in paths}
 
 
