@@ -108,7 +108,7 @@ class Sweep:
 class Collection:
     """The studies of a plan on disk.
 
-    studies: {(task, model): study}, those that there are. absent: of those that there are not.
+    studies: {(task, model): study}, those that have a run. absent: of those that have none.
     """
 
     plan: Plan
@@ -154,20 +154,19 @@ def _as_written(path: Path, read_it: Callable[[], Any]) -> Any:
 def read_collection(path: Path) -> Collection:
     """The studies of a plan; errors as of `read`."""
     plan = read_plan(path / FILE)
-    studies, absent = {}, []
+    studies = {}
     for task, model in plan.studies:
         place = path / directory_of(task, model)
         if (place / STUDY).is_file():
-            margins = plan.margins_of(task)
-            studies[task, model] = _as_written(
-                place / STUDY, functools.partial(read_study, place, plan, margins)
-            )
-        else:
-            absent.append((task, model))
+            reading = functools.partial(read_study, place, plan, plan.margins_of(task))
+            study = _as_written(place / STUDY, reading)
+            if study.sizes:  # else its first runs choose rates, and none has counted yet
+                studies[task, model] = study
     if not studies:
         raise FileNotFoundError(
-            f"{path} holds the plan and none of its studies: run jaxbert lab run --plan"
+            f"{path} holds the plan and no finished run of its studies: run jaxbert lab run --plan"
         )
+    absent = [pair for pair in plan.studies if pair not in studies]
     return Collection(plan, studies, path, tuple(absent))
 
 

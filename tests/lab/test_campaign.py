@@ -135,6 +135,11 @@ def test_what_is_there_is_not_run_again(plan, whole):
 def test_only_some_cells(plan, tmp_path):
     made = run(plan, tmp_path, "films/a/8/high/7")
     assert made == []  # no such seed
+    with pytest.raises(FileNotFoundError, match="no finished run"):
+        read(tmp_path)
+    run(plan, tmp_path, "mail/a/8/uniform/7")  # the grid alone
+    run(plan, tmp_path, "films/a/8/high/3")
+    assert read(tmp_path).absent == (("mail", "a"),)
     made = run(plan, tmp_path, "films/a/8/uniform/4")
     assert [seed for _, _, seed in made if seed < 100] == [4]
     assert len([seed for _, _, seed in made if seed >= 100]) == 5 * 2

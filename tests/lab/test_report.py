@@ -222,7 +222,7 @@ def test_a_plan_without_studies(tmp_path):
     (tmp_path / "plan.toml").write_text(
         'control = "a"\nstrategies = ["a"]\nsizes = { full = 1 }\n[models.a]\n[tasks.t]\n'
     )
-    with pytest.raises(FileNotFoundError, match="none of its studies"):
+    with pytest.raises(FileNotFoundError, match="no finished run of its studies"):
         read(tmp_path)
 
 
