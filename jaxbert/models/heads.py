@@ -262,7 +262,7 @@ class ForMaskedLM(TaskModel):
         return WordHead(self, rngs, next_sentence=False)
 
     def read(self, encoded: EncoderOutput, reading: Reading) -> MaskedLMOutput:
-        table = self.encoder.embeddings.word_embeddings.embedding[...]
+        table = self.encoder.embeddings.word_embeddings.table()
         return MaskedLMOutput(self.head.predictions(encoded.last_hidden_state, table))
 
 
@@ -284,7 +284,7 @@ class ForPreTraining(TaskModel):
         return WordHead(self, rngs, next_sentence=True)
 
     def read(self, encoded: EncoderOutput, reading: Reading) -> PreTrainingOutput:
-        table = self.encoder.embeddings.word_embeddings.embedding[...]
+        table = self.encoder.embeddings.word_embeddings.table()
         return PreTrainingOutput(
             self.head.predictions(encoded.last_hidden_state, table),
             float32(self.head.seq_relationship(encoded.pooler_output)),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from functools import partial
 from typing import Any
 
@@ -195,6 +197,25 @@ def _along_rows(leaf: nnx.Param, x: Array) -> Array:
     return jnp.expand_dims(leaf[...].astype(jnp.float32), range(x.ndim - 1))
 
 
+WORD_TABLE = "word_embeddings/embedding"  # how the path of an encoder's ends
+
+_columns_over: ContextVar[str | None] = ContextVar("columns_over", default=None)
+
+
+@contextlib.contextmanager
+def tables_in_columns(axis: str) -> Iterator[None]:
+    """Within, a table of fewer columns than its `Embedding` is wide is a shard of it.
+
+    Args:
+      axis: of the mesh, whose devices have the other columns, in their order.
+    """
+    before = _columns_over.set(axis)
+    try:
+        yield
+    finally:
+        _columns_over.reset(before)
+
+
 class Embedding(nnx.Module):
     """Rows of a table [size, D] by their index.
 
@@ -212,13 +233,37 @@ class Embedding(nnx.Module):
         padding_index: int | None = None,
     ):
         self.embedding = _normal(rngs, (size, width), scale, compute)
+        self.width = width
         self.padding_index = padding_index
 
     @jax.named_scope("embedding")
     def __call__(self, index: Int[Array, "..."]) -> Float[Array, "... D"]:
-        # Out of range indices would be clamped and train silently on the wrong row: make them NaN.
-        rows = jnp.take(self.embedding[...], index, axis=0, mode="fill", fill_value=jnp.nan)
+        axis = self._axis
+        if axis is None:
+            rows = _rows(self.embedding[...], index)
+        else:
+            # The indices are sent, and not the table: everybody's go to everybody, who looks up its
+            # columns for all. Backwards the same, so that their gradient is summed where it stays.
+            everyone = lax.all_gather(index, axis, tiled=True)
+            columns = _rows(self.embedding[...], everyone)
+            rows = lax.all_to_all(columns, axis, 0, columns.ndim - 1, tiled=True)
         if self.padding_index is None:
             return rows
         is_padding = (index == self.padding_index)[..., None]
         return jnp.where(is_padding, lax.stop_gradient(rows), rows)
+
+    def table(self) -> Float[Array, "size D"]:
+        """All of it, for what reads more than a few rows."""
+        table = self.embedding[...]
+        axis = self._axis
+        return table if axis is None else lax.all_gather(table, axis, axis=1, tiled=True)
+
+    @property
+    def _axis(self) -> str | None:
+        """Over which the columns are sharded; None where they are all here."""
+        return None if self.embedding.shape[1] == self.width else _columns_over.get()
+
+
+def _rows(table: Float[Array, "size D"], index: Int[Array, "..."]) -> Float[Array, "... D"]:
+    # Out of range indices would be clamped and train silently on the wrong row: make them NaN.
+    return jnp.take(table, index, axis=0, mode="fill", fill_value=jnp.nan)

@@ -131,11 +131,17 @@ def _step_of(devices):
 def test_what_is_sent_is_what_the_mesh_must(on_four):
     params = module._step(*_step_of(4))[1].params
     matrices = sum(leaf.size * 4 for leaf in jax.tree.leaves(params) if leaf.ndim > 1)
-    assert on_four.sent["all-gather"]["bytes"] == matrices
+    # But the table of words: of it the indices go to all, and each gets its rows.
+    matrices -= SMALL.vocab_size * SMALL.hidden_size * 4
+    words = on_four.batch_size * LENGTH // 2
+    gathered = matrices + words * 4
+    assert on_four.sent["all-gather"]["bytes"] == gathered
     assert on_four.sent["reduce-scatter"]["bytes"] == matrices
-    ring = matrices * (1 / 2) / HERE.link
-    assert on_four.sent["all-gather"]["seconds"] == pytest.approx(ring)
-    assert set(on_four.sent) == {"all-gather", "reduce-scatter", "all-reduce"}
+    # There and, of gradients, back.
+    looked_up = on_four.sent["all-to-all"]
+    assert (looked_up["count"], looked_up["bytes"]) == (2, 2 * words // 2 * SMALL.hidden_size * 4)
+    assert on_four.sent["all-gather"]["seconds"] == pytest.approx(gathered * (1 / 2) / HERE.link)
+    assert set(on_four.sent) == {"all-gather", "reduce-scatter", "all-reduce", "all-to-all"}
 
 
 def test_the_model_is_a_roofline_where_the_compiler_says_nothing(on_four):
@@ -357,7 +363,8 @@ def test_a_tpu_computes_attention_in_the_kernel():
     # The first layer's, forward and backward; the last computes single tokens.
     assert plan.kernels == {"tpu_custom_call": 2}
     assert 0 <= plan.waste < 0.1
-    assert set(plan.sent) <= {"all-gather", "reduce-scatter", "all-reduce", "collective-permute"}
+    kinds = {"all-gather", "reduce-scatter", "all-reduce", "all-to-all", "collective-permute"}
+    assert set(plan.sent) <= kinds
     assert plan.fits
     # Its compiler puts arrays on the chip, and says how long most operations take.
     assert plan.vmem_bytes > 0

@@ -22,8 +22,10 @@ from jaxbert.training.predictor import run_batches
 from jaxbert.training.step import init_state, make_eval_step, make_train_step
 
 STEPS, BATCH = 20, 8
-# One layer: compiling is nearly all the time, and a second is the same again.
-SHAPE = tiny.SHAPE | {"num_hidden_layers": 1, "hidden_size": 32, "intermediate_size": 64}
+# One layer: compiling is nearly all the time, and a second is the same again. So many words that
+# their table is one that a mesh looks up in its shards.
+SHAPE = tiny.SHAPE | {"num_hidden_layers": 1, "hidden_size": 32, "intermediate_size": 64,
+                      "vocab_size": 600}  # fmt: skip
 OPTIMIZERS = {
     "sgd": OptimizerConfig(optimizer="sgd", learning_rate=0.03, schedule="constant"),
     "adamw": OptimizerConfig(learning_rate=1e-3, schedule="constant"),
@@ -142,7 +144,9 @@ def compiled_on(network, tokenized, mesh):
     return program
 
 
-COLLECTIVE = re.compile(r"= (\S+|\(.*?\)) (all-\w+|reduce-scatter|collective-\w+)(?:-start)?\(")
+COLLECTIVE = re.compile(
+    r"= (\S+|\(.*?\)) (all-to-all|all-\w+|reduce-scatter|collective-\w+)(?:-start)?\("
+)
 
 
 def collectives(program):
@@ -168,10 +172,12 @@ def test_a_mesh_sends_what_it_must_and_no_more(network, tokenized):
     assert [n for n in data["all-reduce"] if n > 1] == sorted(matrices + vectors, reverse=True)
     for mesh, parts in (("data=4,fsdp=2", 2), ("data=1,fsdp=8", 8)):
         found = sent(mesh)
-        assert set(found) == {"all-gather", "reduce-scatter", "all-reduce"}
-        assert found["all-gather"] == matrices
+        assert set(found) == {"all-gather", "all-to-all", "reduce-scatter", "all-reduce"}
+        # Of the table nobody sends more than indices of words, and what is looked up of them.
+        tokens = (BATCH // 8) * parts * 16
         own = [n // parts for n in matrices]
-        assert found["reduce-scatter"] == own
+        assert found["all-gather"] == sorted([*matrices[1:], tokens], reverse=True)
+        assert found["reduce-scatter"] == own[1:]
         between = [n for n in found["all-reduce"] if n > 1]
         assert between == sorted(vectors + (own if parts < 8 else []), reverse=True)
         assert len(found["all-reduce"]) - len(between) < sums

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, final
+from typing import Any, TypeAlias, final
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxbert.errors import InputError
+from jaxbert.models.primitives import WORD_TABLE, tables_in_columns
 from jaxbert.training.engines.base import Engine, OverRows
 
+Path: TypeAlias = tuple[Any, ...]  # of a leaf, as jax.tree_util has it
+
 DATA, FSDP = "data", "fsdp"
+_TABLE = 16  # times as many rows as columns: tables of words, and no kernel of a layer
 _ROWS = PartitionSpec((DATA, FSDP))
 _REPLICATED = PartitionSpec()
 
@@ -22,7 +26,8 @@ class MeshEngine(Engine):
     """`jax.jit` over a mesh with the axes `data` and `fsdp`.
 
     Rows are sharded over both, parameters and optimizer state over `fsdp`: gathered before use,
-    their gradients summed and scattered.
+    their gradients summed and scattered. The word table stays where it is: a step reads few of its
+    rows, and sends these (`models.primitives.Embedding`).
 
     The gradient is taken inside `jax.shard_map`, so the collectives are those written here and not
     the compiler's choice; the update is `jax.jit`'s, each device its part.
@@ -36,7 +41,7 @@ class MeshEngine(Engine):
         self.mesh = mesh
 
     def sharding(self, shape: Sequence[int]) -> NamedSharding:
-        """Over `fsdp` along a matrix's largest side that divides, else replicated."""
+        """Over `fsdp`, a table's columns, a matrix's largest side that divides; else replicated."""
         axis = self._split_axis(shape)
         spec = _REPLICATED if axis is None else PartitionSpec(*(None,) * axis, FSDP)
         return NamedSharding(self.mesh, spec)
@@ -53,16 +58,18 @@ class MeshEngine(Engine):
             shapes = jax.eval_shape(lambda: params)
 
             def local(shards: Any, batch: Any, *rest: Any) -> tuple[Any, Any]:
-                rows, sums = function(jax.tree.map(self._all_gather, shards, shapes), batch, *rest)
+                whole = jax.tree_util.tree_map_with_path(self._all_gather, shards, shapes)
+                with tables_in_columns(FSDP):
+                    rows, sums = function(whole, batch, *rest)
                 rows = jax.lax.all_gather(rows, (DATA, FSDP), tiled=True)
-                return rows, jax.tree.map(self._sum_scatter, sums)
+                return rows, jax.tree_util.tree_map_with_path(self._sum_scatter, sums, full)
 
-            _, sums = jax.eval_shape(function, params, batch, *rest)
+            _, full = jax.eval_shape(function, params, batch, *rest)
             return jax.shard_map(
                 local,
                 mesh=self.mesh,
                 in_specs=(self._specs(params), _ROWS, *(_REPLICATED for _ in rest)),
-                out_specs=(_REPLICATED, self._specs(sums)),
+                out_specs=(_REPLICATED, self._specs(full)),
                 check_vma=False,
             )(params, batch, *rest)
 
@@ -84,26 +91,37 @@ class MeshEngine(Engine):
     def _split_axis(self, shape: Sequence[int]) -> int | None:
         """The largest side of a matrix that can be split over `fsdp`, the last of equal ones.
 
-        Vectors are not split: a thousandth of the parameters, and as many messages.
+        Vectors are not split: a thousandth of the parameters, and as many messages. What is as tall
+        as a table of words is split along its rows' columns, which a look-up wants.
         """
         parts = self.mesh.shape[FSDP]
+        if len(shape) == 2 and shape[0] >= _TABLE * shape[1] and shape[1] % parts == 0:
+            return 1 if parts > 1 else None
         sides = [(n, axis) for axis, n in enumerate(shape) if n % parts == 0]
         return max(sides)[1] if sides and parts > 1 and len(shape) > 1 else None
 
     def _specs(self, tree: Any) -> Any:
         return jax.tree.map(lambda leaf: self.sharding(leaf.shape).spec, tree)
 
-    def _all_gather(self, shard: jax.Array, full: jax.ShapeDtypeStruct) -> jax.Array:
+    def _all_gather(self, path: Path, shard: jax.Array, full: jax.ShapeDtypeStruct) -> jax.Array:
         axis = self._split_axis(full.shape)
-        return shard if axis is None else jax.lax.all_gather(shard, FSDP, axis=axis, tiled=True)
+        if axis is None or self._stays(path, full.shape):
+            return shard
+        return jax.lax.all_gather(shard, FSDP, axis=axis, tiled=True)
 
-    def _sum_scatter(self, own: jax.Array) -> jax.Array:
+    def _sum_scatter(self, path: Path, own: jax.Array, full: jax.ShapeDtypeStruct) -> jax.Array:
         """The sum over all devices of what each has; of a matrix each keeps its shard."""
-        axis = self._split_axis(own.shape)
+        axis = self._split_axis(full.shape)
         if axis is None:
             return jax.lax.psum(own, (DATA, FSDP))
-        shard = jax.lax.psum_scatter(own, FSDP, scatter_dimension=axis, tiled=True)
-        return jax.lax.psum(shard, DATA) if self.mesh.shape[DATA] > 1 else shard
+        if not self._stays(path, full.shape):  # else those of one `fsdp` have been added up
+            own = jax.lax.psum_scatter(own, FSDP, scatter_dimension=axis, tiled=True)
+        return jax.lax.psum(own, DATA) if self.mesh.shape[DATA] > 1 else own
+
+    def _stays(self, path: Path, shape: Sequence[int]) -> bool:
+        """Whether a parameter, or its gradient, is a table that is looked up in its shards."""
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        return name.endswith(WORD_TABLE) and self._split_axis(shape) == 1
 
 
 def make_mesh(text: str, devices: Sequence[jax.Device]) -> Mesh:
