@@ -5,8 +5,9 @@
 
 Training under `jit`, `pmap` and `mesh` on one device gives the same losses, dropout included; every
 way of computing attention is as far from float32's plain products as its dtype allows, outputs and
-gradients, on rows of several segments and padding. Prints, adds a line a check to checks.jsonl, and
-ends with status 1 where one is too far off. How long attention takes, both ways, stands beside it.
+gradients, on rows of several segments and padding; and so is what stands around a block of a layer:
+bias, dropout, residual sum and LayerNorm. Prints, adds a line a check to checks.jsonl, and
+ends with status 1 where one is too far off. How long it takes, there and back, stands beside it.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ from jaxbert.models import (
 )
 from jaxbert.models.attention import attention
 from jaxbert.models.kernels.attention import cudnn_takes, tpu_attention
+from jaxbert.models.primitives import LayerNorm
+from jaxbert.models.residual import Branch, add_and_norm
 from jaxbert.optim import OptimizerConfig
 from jaxbert.tasks import TEXT_CLASSIFICATION
 from jaxbert.training.assemble import assemble
@@ -145,31 +148,73 @@ def _compared(shape: tuple[int, ...], found: dict[str, tuple[str, bool, Attend]]
     index = jnp.arange(rows * length, dtype=jnp.uint32).reshape(rows, length)
     state = Dropout(dropout_key(0, 1), index)
 
-    def both_ways(attend: Attend) -> tuple[list[np.ndarray], float]:
-        def total(query: Any, key: Any, value: Any) -> Any:
+    def total(attend: Attend) -> Callable[..., Any]:
+        def weighted(query: Any, key: Any, value: Any) -> Any:
             out = attend(query, key, value, seen, state).astype(jnp.float32) * arrays[3]
             return out.sum(), out
 
-        run = jax.jit(jax.grad(total, argnums=(0, 1, 2), has_aux=True))
-        results = [np.asarray(x, np.float32) for x in jax.tree.leaves(run(*arrays[:3]))]
-        times = []
-        for _ in range(TIMES):
-            start = time.perf_counter()
-            jax.block_until_ready(run(*arrays[:3]))
-            times.append(time.perf_counter() - start)
-        return results, statistics.median(times)
+        return weighted
 
     truths: dict[bool, list[np.ndarray]] = {}
     for name, (dtype, drops, attend) in found.items():
         if drops not in truths:
-            truths[drops] = both_ways(_exact(shape, drops))[0]
-        results, seconds = both_ways(attend)
-        apart = max(
-            float(np.abs(a - b).max() / np.abs(b).max())
-            for a, b in zip(results, truths[drops], strict=True)
-        )
+            truths[drops] = _there_and_back(total(_exact(shape, drops)), arrays[:3])[0]
+        results, seconds = _there_and_back(total(attend), arrays[:3])
         what = f"attention {rows} x {length}, {name}"
+        apart = _apart(results, truths[drops])
         yield {"check": what, "apart": apart, "allowed": ALLOWED[dtype], "seconds": seconds}
+
+
+def norms(shapes: list[tuple[int, ...]]) -> Iterator[Row]:
+    """LayerNorm(x + dropout(branch + bias)) as a step takes it against plain float32."""
+    platform = {"cuda": "gpu", "rocm": "gpu"}.get(jax.default_backend(), jax.default_backend())
+    for rows, length, heads, of_head in shapes:
+        width = heads * of_head
+        rng = np.random.default_rng(0)
+        drawn = rng.normal(size=(3, rows, length, width)).astype(np.float32)
+        *arrays, weight = [jnp.asarray(x, jnp.bfloat16).astype(jnp.float32) for x in drawn]
+        vectors = [jnp.asarray(x, jnp.float32) for x in rng.normal(size=(3, width))]
+        index = jnp.arange(rows * length, dtype=jnp.uint32).reshape(rows, length)
+        state = Dropout(dropout_key(0, 1), index)
+
+        def total(compute: Compute, state: Dropout = state, weight: Any = weight) -> Any:
+            def weighted(x: Any, branch: Any, bias: Any, scale: Any, shift: Any) -> Any:
+                norm = LayerNorm(len(bias), epsilon=1e-12, compute=compute)
+                norm.scale, norm.bias = nnx.Param(scale), nnx.Param(shift)
+                x, branch = (a.astype(compute.activation_dtype) for a in (x, branch))
+                added = Branch(branch, nnx.Param(bias), RATE, 0, state)
+                out = add_and_norm(x, added, norm).astype(jnp.float32) * weight
+                return out.sum(), out
+
+            return weighted
+
+        truth, _ = _there_and_back(total(Compute(platform="cpu")), [*arrays, *vectors])
+        low = Compute(dtype="bfloat16", platform=platform)
+        results, seconds = _there_and_back(total(low), [*arrays, *vectors])
+        what, apart = f"norm {rows} x {length}, what a step takes", _apart(results, truth)
+        yield {"check": what, "apart": apart, "allowed": ALLOWED["bfloat16"], "seconds": seconds}
+
+
+def _there_and_back(total: Callable[..., Any], arrays: list[Any]) -> tuple[list[np.ndarray], float]:
+    """(the gradients of all arrays and the output, seconds that they take).
+
+    total: arrays -> (sum, output).
+    """
+    run = jax.jit(jax.grad(total, argnums=tuple(range(len(arrays))), has_aux=True))
+    results = [np.asarray(x, np.float32) for x in jax.tree.leaves(run(*arrays))]
+    times = []
+    for _ in range(TIMES):
+        start = time.perf_counter()
+        jax.block_until_ready(run(*arrays))
+        times.append(time.perf_counter() - start)
+    return results, statistics.median(times)
+
+
+def _apart(results: list[np.ndarray], truth: list[np.ndarray]) -> float:
+    """The largest difference, of the largest number of its array."""
+    return max(
+        float(np.abs(a - b).max() / np.abs(b).max()) for a, b in zip(results, truth, strict=True)
+    )
 
 
 def _exact(shape: tuple[int, ...], drops: bool) -> Attend:
@@ -204,7 +249,8 @@ def main() -> int:
     args = parser().parse_args()
     device, fine = jax.devices()[0], True
     about = {"platform": device.platform, "device": device.device_kind, **environment()}
-    checks = (engines(), attentions(SMALL_SHAPES if args.small else SHAPES))
+    shapes = SMALL_SHAPES if args.small else SHAPES
+    checks = (engines(), attentions(shapes), norms(shapes))
     for row in (row for rows in checks for row in rows):
         # Said so that NaN does not pass.
         row["fine"] = row["apart"] <= row["allowed"]

@@ -8,8 +8,11 @@ import re
 
 from jaxbert.plan.hlo import TRITON, Instruction, Program, target_of
 
-# Of the kernels in models/kernels/attention_gpu.py: both of the backward pass begin with scores.
-_PRODUCTS = {"forward": 2, "query": 3, "key": 4}
+# Of the kernels in models/kernels for GPUs: both of attention's backward pass begin with scores.
+_PRODUCTS = {
+    "attention_forward_kernel": 2, "attention_query_kernel": 3, "attention_key_kernel": 4,
+    "forward_norm": 0, "backward_norm": 0,
+}  # fmt: skip
 
 
 def product_flops(program: Program) -> int:
@@ -35,11 +38,13 @@ def flops_of(program: Program, i: Instruction) -> int:
         sides = program.operand_shape(i, 0)
         return 2 * math.prod(i.results[0].dims) * _contracted(sides, json.loads(dims))
     if target.startswith("__cudnn$fmha") or target == TRITON:
-        # Of queries and keys [B, L, N, H]: two products forward, five backward.
-        batch, length, heads, width = program.operand_shape(i, 0)
         products = 5 if "Backward" in target else 2
         if target == TRITON:
-            products = _PRODUCTS[i.needed(r'op_name="[^"]*/attention_(\w+)_kernel\b')]
+            products = _PRODUCTS[i.needed(r'op_name="[^"]*/(\w+)/pallas_call')]
+        if products == 0:
+            return 0
+        # Of queries and keys [B, L, N, H].
+        batch, length, heads, width = program.operand_shape(i, 0)
         return 2 * products * batch * heads * length * program.operand_shape(i, 1)[1] * width
     return 0
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from lowered import for_cuda
 from tolerance import assert_close
 
 from jaxbert.models import Compute, Dropout, Visibility, dropout_key
@@ -186,7 +187,6 @@ def test_where_cudnn_is_used():
 
 @pytest.mark.filterwarnings("ignore:The Pallas Triton backend is deprecated:DeprecationWarning")
 def test_triton_takes_the_kernel_for_gpus():
-    """Lowered, which needs no GPU; whether it compiles is seen where a plan for one is made."""
     arrays = [x.astype(jnp.bfloat16) for x in draw(64)[:3]]
     segments = jnp.asarray(SEGMENTS), jnp.asarray(SEGMENTS)
     compute = Compute(dtype="bfloat16", platform="gpu")
@@ -195,12 +195,7 @@ def test_triton_takes_the_kernel_for_gpus():
         out = gpu_attention(*rows, segments, (INDEX, INDEX), rate=RATE, compute=compute)
         return out.astype(jnp.float32).sum()
 
-    device = jax.sharding.AbstractDevice("NVIDIA H100", None, "gpu")
-    with jax.sharding.use_abstract_mesh(
-        jax.sharding.AbstractMesh((1,), ("rows",), abstract_device=device)
-    ):
-        traced = jax.jit(jax.grad(total, argnums=(0, 1, 2))).trace(*arrays)
-        text = traced.lower(lowering_platforms=("cuda",)).as_text()
+    text = for_cuda(jax.grad(total, argnums=(0, 1, 2)), *arrays)
     for name in ("forward", "query", "key"):
         assert f"attention_{name}_kernel" in text
     assert "triton" in text

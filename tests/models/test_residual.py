@@ -8,31 +8,42 @@ import numpy as np
 import pytest
 from flax import nnx
 from jax.sharding import Mesh, PartitionSpec
+from lowered import for_cuda
 from tolerance import PROMISE, assert_close
 
 from jaxbert.models import BertConfig, BertModel, Compute, Dropout, dropout_key
 from jaxbert.models import attention as attention_module
 from jaxbert.models import residual as module
+from jaxbert.models.kernels import norm_gpu
 from jaxbert.models.kernels.attention import tpu_attention
+from jaxbert.models.kernels.attention_gpu import gpu_attention
 from jaxbert.models.kernels.norm import BLOCK_ROWS, tpu_add_and_norm, tpu_norm_takes
+from jaxbert.models.kernels.norm_gpu import gpu_add_and_norm, gpu_norm_takes
 from jaxbert.models.primitives import LayerNorm
 
 RATE, SITE, WIDTH = 0.3, 2, 128
+# GPUs take any width, powers of two or not.
+WIDTHS = {"tpu": 128, "gpu": 104}
 # Rows [B, L]: less than a chunk, one block with an odd end, three blocks of which the last has one.
 SHAPES = {"few": (1, 5), "odd": (3, 7), "blocks": (3, BLOCK_ROWS - 85)}
 
 
 @pytest.fixture(autouse=True)
 def _interpreted(monkeypatch):
-    for owner, kernel in ((module, tpu_add_and_norm), (attention_module, tpu_attention)):
+    for owner, kernel in (
+        (module, tpu_add_and_norm),
+        (module, gpu_add_and_norm),
+        (attention_module, tpu_attention),
+        (attention_module, gpu_attention),
+    ):
         monkeypatch.setattr(owner, kernel.__name__, partial(kernel, interpret=True))
 
 
-def draw(shape, seed=0):
+def draw(shape, width=WIDTH):
     """(x, branch, what the output is weighted with), (bias, scale, shift)."""
-    rng = np.random.default_rng(seed)
-    arrays = jnp.asarray(rng.normal(size=(3, *shape, WIDTH)), jnp.bfloat16).astype(jnp.float32)
-    return tuple(arrays), tuple(jnp.float32(rng.normal(size=(3, WIDTH))))
+    rng = np.random.default_rng(0)
+    arrays = jnp.asarray(rng.normal(size=(3, *shape, width)), jnp.bfloat16).astype(jnp.float32)
+    return tuple(arrays), tuple(jnp.float32(rng.normal(size=(3, width))))
 
 
 def state_of(shape, first=0):
@@ -46,7 +57,7 @@ def total(platform, state, dtype, arrays, vectors):
     compute = Compute(dtype=dtype, platform=platform)
     x, branch, weight = arrays
     bias, scale, shift = vectors
-    norm = LayerNorm(WIDTH, epsilon=1e-12, compute=compute)
+    norm = LayerNorm(len(bias), epsilon=1e-12, compute=compute)
     norm.scale, norm.bias = nnx.Param(scale), nnx.Param(shift)
     x, branch = (a.astype(compute.activation_dtype) for a in (x, branch))
     out = module.add_and_norm(x, module.Branch(branch, nnx.Param(bias), RATE, SITE, state), norm)
@@ -54,9 +65,9 @@ def total(platform, state, dtype, arrays, vectors):
     return (out.astype(jnp.float32) * weight).sum(), out
 
 
-def run(platform, shape, state, dtype="float32"):
+def run(platform, shape, state, dtype="float32", width=WIDTH):
     """Gradients of the arrays and of the vectors, and the output."""
-    arrays, vectors = draw(shape)
+    arrays, vectors = draw(shape, width)
     gradient = jax.grad(total, argnums=(3, 4), has_aux=True)
     found = jax.jit(partial(gradient, platform, state, dtype))(arrays, vectors)
     return {
@@ -71,12 +82,15 @@ def run(platform, shape, state, dtype="float32"):
 
 @pytest.mark.parametrize("drops", [False, True], ids=["still", "dropout"])
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
-def test_it_is_the_plain_form(shape, drops):
+@pytest.mark.parametrize("platform", WIDTHS)
+def test_it_is_the_plain_form(monkeypatch, platform, shape, drops):
+    monkeypatch.setattr(norm_gpu, "PROGRAMS", 40)  # so that 513 rows are 13 for each
+    width = WIDTHS[platform]
     state = state_of(shape) if drops else None
-    got, want = run("tpu", shape, state), run("cpu", shape, state)
+    got, want = (run(p, shape, state, width=width) for p in (platform, "cpu"))
     for name, value in want.items():
         # A vector's gradient is a sum over the rows.
-        terms = np.prod(shape) if name in ("bias", "scale", "shift") else 6 * WIDTH
+        terms = np.prod(shape) if name in ("bias", "scale", "shift") else 6 * width
         limit = PROMISE * np.abs(value).max()
         assert_close(got[name], value, terms=terms, limit=limit, what=name)
     dropped = (want["branch"] == 0).mean()
@@ -84,22 +98,24 @@ def test_it_is_the_plain_form(shape, drops):
     np.testing.assert_array_equal(got["branch"] == 0, want["branch"] == 0)
 
 
-def test_in_bfloat16_only_what_is_written_is_rounded():
+@pytest.mark.parametrize("platform", WIDTHS)
+def test_in_bfloat16_only_what_is_written_is_rounded(platform):
     shape = SHAPES["odd"]
-    got, want = (run(p, shape, state_of(shape), "bfloat16") for p in ("tpu", "cpu"))
+    got, want = (run(p, shape, state_of(shape), "bfloat16") for p in (platform, "cpu"))
     for name, value in want.items():
         # Of the inputs, their sum, the output, its gradient and theirs.
         assert_close(got[name], value, terms=5, dtype="bfloat16", what=name)
 
 
-def test_alike_on_one_device_under_pmap_and_on_a_mesh():
+@pytest.mark.parametrize("platform", WIDTHS)
+def test_alike_on_one_device_under_pmap_and_on_a_mesh(platform):
     rows, shape = (4, 9), (2, 9)
     arrays, vectors = draw(rows)
     state = state_of(rows)
     gradient = jax.grad(total, argnums=(3, 4), has_aux=True)
 
     def of(state, arrays, vectors):
-        (d_arrays, d_vectors), out = gradient("tpu", state, "float32", arrays, vectors)
+        (d_arrays, d_vectors), out = gradient(platform, state, "float32", arrays, vectors)
         return d_arrays, out, d_vectors
 
     def summed(state, arrays, vectors):
@@ -140,7 +156,7 @@ def test_a_packed_model_is_the_same_with_all_kernels():
     segments = jnp.asarray(np.repeat([[1, 2, 0], [1, 2, 3]], [12, 9, 11], axis=1))
     weight = jnp.float32(np.random.default_rng(1).normal(size=(*shape, WIDTH)))
     found = {}
-    for platform in ("cpu", "tpu"):
+    for platform in ("cpu", *WIDTHS):
         compute = Compute(platform=platform)
         graphdef, params = nnx.split(BertModel(config, rngs=nnx.Rngs(0), compute=compute))
 
@@ -151,8 +167,22 @@ def test_a_packed_model_is_the_same_with_all_kernels():
             return (real * weight).sum(), real
 
         found[platform] = jax.tree.leaves(jax.jit(jax.grad(loss, has_aux=True))(params))
-    for a, b in zip(found["tpu"], found["cpu"], strict=True):
-        assert_close(a, b, terms=3000, scale=max(np.abs(b).max(), 1.0))
+    for platform in WIDTHS:
+        for a, b in zip(found[platform], found["cpu"], strict=True):
+            assert_close(a, b, terms=3000, scale=max(np.abs(b).max(), 1.0))
+
+
+@pytest.mark.filterwarnings("ignore:The Pallas Triton backend is deprecated:DeprecationWarning")
+@pytest.mark.parametrize("width", [768, 1024])
+def test_triton_takes_the_kernel_for_gpus(monkeypatch, width):
+    monkeypatch.setattr(module, "gpu_add_and_norm", gpu_add_and_norm)  # not interpreted
+    gradient = jax.grad(total, argnums=(3, 4), has_aux=True)
+    state = state_of(SHAPES["odd"])
+    drawn = draw(SHAPES["odd"], width)
+    text = for_cuda(partial(gradient, "gpu", state, "bfloat16"), *drawn)
+    for name in ("forward_norm", "backward_norm"):
+        assert name in text
+    assert "triton" in text
 
 
 def test_where_it_is_used():
@@ -160,5 +190,10 @@ def test_where_it_is_used():
     assert tpu_norm_takes(1024, Compute(platform="tpu", dtype="bfloat16"))
     assert not tpu_norm_takes(1024, Compute(platform="tpu", dtype="float16"))
     assert not tpu_norm_takes(1024, Compute(platform="gpu"))
+    for width in (312, 768, 1024):
+        assert gpu_norm_takes(width, Compute(platform="gpu", dtype="float16"))
+        assert not gpu_norm_takes(width, Compute(platform="tpu"))
+    for width in (300, 8192):
+        assert not gpu_norm_takes(width, Compute(platform="gpu"))
     for width in (312, 8192):
         assert not tpu_norm_takes(width, Compute(platform="tpu"))

@@ -1,4 +1,4 @@
-"""Bias, dropout, residual sum and LayerNorm as one Pallas kernel for TPUs, there and back.
+"""Bias, dropout, residual sum and LayerNorm as one Pallas kernel, there and back; that for TPUs.
 
 By itself the compiler makes a dozen passes of them and draws the mask twice in each direction. Here
 a block of rows is read once and written once: statistics and sums are float32 in registers, the
@@ -28,7 +28,8 @@ BLOCK_ROWS, BLOCK_SIZE = 256, 2**18  # of an array in the chip's memory: 1 MiB o
 WIDEST = 4096
 
 
-_Bits: TypeAlias = tuple[()] | tuple[Array, Array]  # of tokens [R, 1] and features [1, D], or none
+Bits: TypeAlias = tuple[()] | tuple[Array, Array]  # of tokens [R, 1] and features [1, D], or none
+Call: TypeAlias = Callable[..., Any]
 
 
 class Vectors(NamedTuple):
@@ -39,8 +40,11 @@ class Vectors(NamedTuple):
     shift: Array
 
 
-class _Static(NamedTuple):
-    """What is known when the kernel is compiled. rows, width: of the arrays, [R, D]."""
+class Static(NamedTuple):
+    """What is known when a kernel is compiled. rows, width: of the arrays, [R, D].
+
+    call: runs the kernels of a platform: `_call` here.
+    """
 
     rate: float
     epsilon: float
@@ -48,6 +52,7 @@ class _Static(NamedTuple):
     width: int
     compute: Compute
     interpret: bool
+    call: Call
 
     @property
     def block(self) -> int:
@@ -63,6 +68,14 @@ def tpu_norm_takes(width: int, compute: Compute) -> bool:
 
 
 def tpu_add_and_norm(
+    x: Array, branch: Array, vectors: Vectors, bits: Array | None, **how: Any
+) -> Array:
+    """`add_and_norm_by` the kernels for TPUs."""
+    return add_and_norm_by(_call, x, branch, vectors, bits, **how)
+
+
+def add_and_norm_by(
+    call: Call,
     x: Array,
     branch: Array,
     vectors: Vectors,
@@ -76,37 +89,38 @@ def tpu_add_and_norm(
     """LayerNorm(x + dropout(branch + bias)).
 
     Args:
+      call: what runs the kernels.
       x, branch: [..., D].
       bits: from `token_bits`, [...] uint32; None = no dropout.
-      interpret: compute what the kernel says by plain operations, on any device: to test it.
+      interpret: compute what the kernels say by plain operations, on any device: to test them.
 
     Returns:
       [..., D] in `compute.activation_dtype`.
     """
     width = x.shape[-1]
     arrays = [a.reshape(-1, width).astype(compute.activation_dtype) for a in (x, branch)]
-    static = _Static(rate, epsilon, len(arrays[0]), width, compute, interpret)
+    static = Static(rate, epsilon, len(arrays[0]), width, compute, interpret, call)
     pair = () if bits is None else (bits.reshape(-1, 1), feature_bits(width)[None])
     return _fused(static, *arrays, vectors, pair).reshape(x.shape)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _fused(static: _Static, x: Array, branch: Array, vectors: Vectors, bits: _Bits) -> Array:
-    (out,) = _call(_forward_kernel, static, (x, branch), vectors, bits, outputs=1)
+def _fused(static: Static, x: Array, branch: Array, vectors: Vectors, bits: Bits) -> Array:
+    (out,) = static.call(static, (x, branch), vectors, bits, outputs=1)
     return out
 
 
-def _forward(static: _Static, x: Array, branch: Array, vectors: Vectors, bits: _Bits) -> Any:
-    out, total = _call(_forward_kernel, static, (x, branch), vectors, bits, outputs=2)
+def _forward(static: Static, x: Array, branch: Array, vectors: Vectors, bits: Bits) -> Any:
+    out, total = static.call(static, (x, branch), vectors, bits, outputs=2)
     return out, (total, vectors, bits)
 
 
-def _backward(static: _Static, residuals: Any, g: Array) -> tuple[Any, ...]:
+def _backward(static: Static, residuals: Any, g: Array) -> tuple[Any, ...]:
     total, vectors, bits = residuals
     # Where nothing is dropped both terms of the sum have the same gradient.
     count = 2 if bits else 1
-    *grads, d_bias, d_scale, d_shift = _call(
-        _backward_kernel, static, (total, g), vectors, bits, outputs=count, sums=3
+    *grads, d_bias, d_scale, d_shift = static.call(
+        static, (total, g), vectors, bits, outputs=count, backward=True
     )
     return grads[0], grads[-1], Vectors(d_bias, d_scale, d_shift), None
 
@@ -115,18 +129,22 @@ _fused.defvjp(_forward, _backward)
 
 
 def _call(
-    kernel: Any,
-    static: _Static,
+    static: Static,
     arrays: tuple[Array, ...],
     vectors: Vectors,
-    bits: _Bits,
+    bits: Bits,
+    *,
     outputs: int,
-    sums: int = 0,
+    backward: bool = False,
 ) -> Any:
-    """The kernel over a grid of blocks of rows.
+    """A kernel over a grid of blocks of rows.
 
-    outputs: arrays like the first. sums: vectors to which every program adds.
+    Args:
+      outputs: arrays like the first.
+      backward: whether it is the backward pass, which returns the vectors' gradients after them:
+        every program adds to these.
     """
+    kernel, sums = (_backward_kernel, 3) if backward else (_forward_kernel, 0)
     rows = pl.BlockSpec((static.block, static.width), lambda i: (i, 0))
     column = pl.BlockSpec((static.block, 1), lambda i: (i, 0))
     line = pl.BlockSpec((1, static.width), lambda i: (0, 0))
@@ -154,7 +172,7 @@ def _call(
 
 
 def _forward_kernel(
-    static: _Static, x: Any, branch: Any, vectors: Any, bits: Any, out: Any, *kept: Any
+    static: Static, x: Any, branch: Any, vectors: Any, bits: Any, out: Any, *kept: Any
 ) -> None:
     bias, scale, shift = (line[...] for line in vectors)
 
@@ -172,7 +190,7 @@ def _forward_kernel(
 
 
 def _backward_kernel(
-    static: _Static, total: Any, g: Any, vectors: Any, bits: Any, *outputs: Any
+    static: Static, total: Any, g: Any, vectors: Any, bits: Any, *outputs: Any
 ) -> None:
     scale = vectors[1]
     *grads, d_bias, d_scale, d_shift = outputs
@@ -204,7 +222,7 @@ def _backward_kernel(
         ref[...] += folded.sum(axis=0, keepdims=True)
 
 
-def _over_chunks(static: _Static, chunk: Callable[[Any, Any], Any], carry: Any) -> Any:
+def _over_chunks(static: Static, chunk: Callable[[Any, Any], Any], carry: Any) -> Any:
     """`chunk` of the rows of a program, some at a time: (their slice, carry) -> carry."""
 
     def body(i: Array, carry: Any) -> Any:
@@ -213,21 +231,21 @@ def _over_chunks(static: _Static, chunk: Callable[[Any, Any], Any], carry: Any) 
     return lax.fori_loop(0, static.block // CHUNK, body, carry)
 
 
-def _dropped(static: _Static, x: Array, bits: Any, at: Any) -> Array:
+def _dropped(static: Static, x: Array, bits: Any, at: Any) -> Array:
     if not bits:
         return x
     tokens, features = bits
     return masked(x, (tokens[at], features[...]), static.rate)
 
 
-def _normalized(static: _Static, total: Array) -> tuple[Array, Array]:
+def _normalized(static: Static, total: Array) -> tuple[Array, Array]:
     """(rows of mean 0 and variance 1, what they were divided by, inverted)."""
     centred = total - _mean(total)
     inverse = lax.rsqrt(_mean(jnp.square(centred)) + static.epsilon)
     return centred * inverse, inverse
 
 
-def _real_rows(static: _Static, term: Array, first: Array) -> Array:
+def _real_rows(static: Static, term: Array, first: Array) -> Array:
     """Zero in rows beyond the arrays' end, where anything may stand."""
     if static.rows % static.block == 0:
         return term
