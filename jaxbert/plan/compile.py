@@ -13,12 +13,12 @@ import jax.numpy as jnp
 
 from jaxbert.errors import DoesNotFit, InputError
 from jaxbert.models import Compute, EncoderConfig, split_model
-from jaxbert.plan.costs import Cost, costs
+from jaxbert.plan.costs import Cost, costs, seconds_of
 from jaxbert.plan.flops import training_flops
 from jaxbert.plan.hardware import Topology
 from jaxbert.plan.hlo import Program
 from jaxbert.plan.products import product_flops
-from jaxbert.plan.sending import collectives
+from jaxbert.plan.sending import collectives, hidden_seconds
 from jaxbert.plan.traffic import launches
 from jaxbert.tasks import TEXT_CLASSIFICATION, abstract_model
 from jaxbert.training.assemble import check_max_length, make_step
@@ -43,6 +43,7 @@ class Plan:
         vmem_bytes instead. On a GPU caches may save some of it: none is assumed.
       sent: {kind of collective: {"count", "bytes", "seconds"}}, the seconds on a ring at the links'
         speed.
+      hidden_seconds: of these, what passes beside other operations by the program's own order.
       bounds: {what: seconds}, each of which no step of this program can go below: its products at
         the chip's peak, and on a TPU its bytes at the memory's bandwidth, what it sends at the
         links' speed.
@@ -72,6 +73,7 @@ class Plan:
     hbm_bytes: int
     vmem_bytes: int
     sent: dict[str, dict[str, float]]
+    hidden_seconds: float
     bounds: dict[str, float]
     modelled_seconds: float
     utilisation: float
@@ -235,6 +237,9 @@ def _costs(program: Program, topology: Topology, dtype: str) -> dict[str, Any]:
         "hbm_bytes": hbm,
         "vmem_bytes": sum(cost.vmem_bytes for cost in parts.values()),
         "sent": sent,
+        "hidden_seconds": hidden_seconds(
+            program, chip.link, len(topology.devices), lambda i: seconds_of(program, i, chip, dtype)
+        ),
         "bounds": bounds,
         # Copies that run beside other operations have no time of their own, but the memory has.
         "modelled_seconds": max(working + sending, hbm / chip.bandwidth),

@@ -18,7 +18,7 @@ from jaxbert.plan.hardware import Chip
 from jaxbert.plan.hlo import Instruction, Program
 from jaxbert.plan.products import flops_of
 from jaxbert.plan.sending import KINDS
-from jaxbert.plan.traffic import moved
+from jaxbert.plan.traffic import Moved, moved
 
 # The first row whose pattern is in the scopes (`jax.named_scope`) that an operation comes from.
 _PARTS = (
@@ -62,8 +62,7 @@ def costs(program: Program, chip: Chip, dtype: str) -> dict[str, Cost]:
     for i in program.operations:
         times = program.times[i.computation]
         cost = found[part_of(program, i)]
-        flops = sum(flops_of(program, j) for j in program.inside(i))
-        bytes_moved = moved(program, i, has_vmem=chip.platform == "tpu")
+        flops, bytes_moved = _work(program, i, chip)
         seconds, is_modelled = _seconds(i, chip, dtype, flops, bytes_moved.main)
         cost.flops += times * flops
         cost.hbm_bytes += times * bytes_moved.main
@@ -74,6 +73,18 @@ def costs(program: Program, chip: Chip, dtype: str) -> dict[str, Cost]:
         if not is_modelled:
             cost.roofline_seconds += times * seconds
     return {part: cost for part, cost in found.items() if cost != Cost()}
+
+
+def seconds_of(program: Program, i: Instruction, chip: Chip, dtype: str) -> float:
+    """How long an operation takes once, modelled; nothing of what is sent."""
+    flops, bytes_moved = _work(program, i, chip)
+    return _seconds(i, chip, dtype, flops, bytes_moved.main)[0]
+
+
+def _work(program: Program, i: Instruction, chip: Chip) -> tuple[int, Moved]:
+    """(FLOPs of its products, what it moves), once."""
+    flops = sum(flops_of(program, j) for j in program.inside(i))
+    return flops, moved(program, i, has_vmem=chip.platform == "tpu")
 
 
 def _seconds(

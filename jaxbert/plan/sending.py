@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import re
+from collections import defaultdict
+from collections.abc import Callable
 from typing import NamedTuple
 
-from jaxbert.plan.hlo import Buffer, Instruction, Program
+from jaxbert.plan.hlo import Buffer, Instruction, Program, target_of
 
 
 class Collective(NamedTuple):
@@ -27,26 +29,88 @@ class Collective(NamedTuple):
         return rounds * self.size / link
 
 
+# How TPUs begin and end, within fusions, what they send beside these.
+_BEGUN, _DONE = "AsyncCollectiveStart", "AsyncCollectiveDone"
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 
 
 def collectives(program: Program, devices: int) -> list[Collective]:
     """Everything that a step sends between `devices` devices."""
-    found, chains = [], set()
+    found: dict[str, Collective] = {}
     for i in program.instructions:
-        kind = i.opcode.removesuffix("-start")
-        if kind not in KINDS:
-            continue
-        # TPUs split one all-gather over several fusions, which share this number.
-        chain = i.attribute(r'chain_id="(\d+)"')
-        if chain is not None and (kind, chain) in chains:
-            continue
-        chains.add((kind, chain))
-        group = _group(i, devices)
-        if group > 1:
-            times = program.times[i.computation]
-            found.append(Collective(*_whole(i, kind, group), group, times))
-    return found
+        one = sent_by(program, i, devices)
+        if one is not None:
+            found.setdefault(name_of(i), one)
+    return [*found.values()]
+
+
+def sent_by(program: Program, i: Instruction, devices: int) -> Collective | None:
+    """What an instruction sends, or begins to; None where it sends nothing."""
+    kind = i.opcode.removesuffix("-start")
+    if kind not in KINDS:
+        return None
+    group = _group(i, devices)
+    if group == 1:
+        return None
+    return Collective(*_whole(i, kind, group), group, program.times[i.computation])
+
+
+def name_of(i: Instruction) -> str:
+    """Of what an instruction sends: TPUs split one all-gather over fusions that share a number."""
+    chain = i.attribute(r'chain_id="(\d+)"')
+    return i.name if chain is None else f"{i.opcode}, chain {chain}"
+
+
+def hidden_seconds(
+    program: Program, link: float, devices: int, seconds: Callable[[Instruction], float]
+) -> float:
+    """How much of a step's sending passes beside other operations, by the program's own order.
+
+    What is begun is sent when the link is free; where it is wanted, all wait until it is there.
+
+    Args:
+      link: bytes a second in one direction, as `Collective.seconds` has it.
+      seconds: what an operation takes, once.
+    """
+    bodies: dict[str, list[Instruction]] = defaultdict(list)
+    for i in program.operations:
+        bodies[i.computation].append(i)
+    return sum(
+        program.times[name] * _hidden(program, body, link, devices, seconds)
+        for name, body in bodies.items()
+    )
+
+
+def _hidden(
+    program: Program,
+    body: list[Instruction],
+    link: float,
+    devices: int,
+    seconds: Callable[[Instruction], float],
+) -> float:
+    """The same of one run of a computation."""
+    now = free = sent = waited = 0.0
+    there: dict[str, float] = {}  # when what was begun has come
+    for i in body:
+        inside = list(program.inside(i))
+        targets = {target_of(j) for j in inside}
+        wanted = [i.operands[0]] if i.opcode.removesuffix("-done") in KINDS else []
+        for j in inside:
+            one, name = sent_by(program, j, devices), name_of(j)
+            if one is None:
+                continue
+            is_begun = j.opcode.endswith("-start") or _BEGUN in targets or name in there
+            if name not in there:
+                free = max(free, now) + one.seconds(link)
+                there[name] = free
+                sent += one.seconds(link)
+            if _DONE in targets or not is_begun:
+                wanted.append(name)
+        for name in wanted:
+            waited += max(0.0, there.get(name, 0.0) - now)
+            now = max(now, there.get(name, 0.0))
+        now += seconds(i)
+    return sent - waited
 
 
 def _group(i: Instruction, devices: int) -> int:

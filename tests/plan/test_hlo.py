@@ -4,7 +4,7 @@ import pytest
 
 from jaxbert.plan.hlo import Program
 from jaxbert.plan.products import product_flops
-from jaxbert.plan.sending import Collective, collectives
+from jaxbert.plan.sending import Collective, collectives, hidden_seconds
 
 TEXT = """HloModule jit_train, is_scheduled=true
 
@@ -59,6 +59,8 @@ custom_call_target="__cudnn$fmhaSoftmax"
   %triton = bf16[2,64,3,16]{3,2,1,0} custom-call(%q, %q, %q), \
 custom_call_target="__gpu$xla.gpu.triton", \
 metadata={op_name="jit(train)/attention/attention_query_kernel/pallas_call"}
+  %norm_triton = bf16[8,128]{1,0} custom-call(%x), custom_call_target="__gpu$xla.gpu.triton", \
+metadata={op_name="jit(train)/layer_norm/backward_norm/pallas_call"}
   ROOT %sum = f32[16,8]{1,0} add(%dot.1, %dot.1)
 }
 """
@@ -140,6 +142,45 @@ def test_time_on_a_ring():
     assert Collective("reduce-scatter", 1000, 4).seconds(100) == pytest.approx(7.5)
     assert Collective("all-reduce", 1000, 4).seconds(100) == pytest.approx(15)
     assert Collective("collective-permute", 1000, 4).seconds(100) == pytest.approx(10)
+
+
+GATHER = "replica_groups={{0,1,2,3}}, dimensions={0}"
+ORDERED = f"""%begin (a: f32[16,8]) -> f32[64,8] {{
+  %a = f32[16,8]{{1,0}} parameter(0)
+  %flag = s32[] custom-call(%a), custom_call_target="AsyncCollectiveStart"
+  ROOT %g.1 = f32[64,8]{{1,0}} all-gather(%a), {GATHER}, chain_id="7"
+}}
+
+%end (b: f32[16,8]) -> f32[64,8] {{
+  %b = f32[16,8]{{1,0}} parameter(0)
+  %g.2 = f32[64,8]{{1,0}} all-gather(%b), {GATHER}, chain_id="7"
+  ROOT %all = f32[64,8]{{1,0}} custom-call(%g.2), custom_call_target="AsyncCollectiveDone"
+}}
+
+ENTRY %main (x: f32[16,8]) -> f32[64,8] {{
+  %x = f32[16,8]{{1,0}} parameter(0)
+  %first = (f32[16,8]{{1,0}}, f32[64,8]{{1,0}}) all-gather-start(%x), {GATHER}
+  %five = f32[16,8]{{1,0}} negate(%x)
+  %second = (f32[16,8]{{1,0}}, f32[64,8]{{1,0}}) all-gather-start(%x), {GATHER}
+  %first-done = f32[64,8]{{1,0}} all-gather-done(%first)
+  %two = f32[16,8]{{1,0}} negate(%x)
+  %second-done = f32[64,8]{{1,0}} all-gather-done(%second)
+  %sum = f32[16,8]{{1,0}} all-reduce(%x), replica_groups={{{{0,1,2,3}}}}, to_apply=%add
+  %third = f32[64,8]{{1,0}} fusion(%x), kind=kCustom, calls=%begin
+  %ten = f32[16,8]{{1,0}} negate(%x)
+  ROOT %third-done = f32[64,8]{{1,0}} fusion(%x), kind=kCustom, calls=%end
+}}
+"""
+
+
+def test_what_is_sent_beside_others():
+    program, link = Program(ORDERED), 0.75 * 64 * 8 * 4 / 8
+    assert [one.seconds(link) for one in collectives(program, 4)] == [8, 8, 8, 4]
+    # Beside the first 5, and 3 are waited for; the second begins after it, beside 2; the sum beside
+    # nothing, and the third, which is begun and ended within fusions, beside all of 10.
+    takes = {"five": 5.0, "two": 2.0, "ten": 10.0}
+    hidden = hidden_seconds(program, link, 4, lambda i: takes.get(i.name, 0.0))
+    assert hidden == 5 + 2 + 8
 
 
 LOOPED = """%add (a: f32[], b: f32[]) -> f32[] {
