@@ -62,13 +62,14 @@ def plan_parts() -> str:
         [
             f"{row['model']}, {row['topology']}, {_batch(row)}, {_kernels(row)}",
             *(_part(row["parts"].get(name)) for name in names),
-            f"{1e3 * _sent(row, 'seconds'):.1f}",
+            _sending(row),
         ]
         for row in found
     ]
     note = (
         "Modelled milliseconds of a step, as above; in brackets those of operations that multiply "
-        "matrices, with what the compiler fused into them. An operation counts where its product "
+        "matrices, with what the compiler fused into them, and of what is sent that which the "
+        "program's own order has beside other operations. An operation counts where its product "
         "does, or else its result."
     )
     return f"{table(['plan', *names, 'sending'], rows)}\n\n{note}"
@@ -113,6 +114,11 @@ def _part(cost: dict[str, Any] | None) -> str:
         return ""
     products = f" ({1e3 * cost['product_seconds']:.1f})" if cost["product_seconds"] else ""
     return f"{1e3 * cost['seconds']:.1f}{products}"
+
+
+def _sending(row: dict[str, Any]) -> str:
+    hidden = f" ({1e3 * row['hidden_seconds']:.1f})" if "hidden_seconds" in row else ""
+    return f"{1e3 * _sent(row, 'seconds'):.1f}{hidden}"
 
 
 def _batch(row: dict[str, Any]) -> str:
