@@ -163,8 +163,10 @@ def _times(plan: Plan) -> _Lines:
     sending = sum(sent["seconds"] for sent in plan.sent.values())
     if sending:
         yield "  of it sending", f"{_ms(sending)}: on rings, one after the other, beside nothing"
-        hidden = f"{_ms(plan.hidden_seconds)} of that: so much less, if it goes as it is ordered"
-        yield "  ordered beside others", hidden
+        hidden = (
+            f"{_ms(plan.hidden_seconds)}: so much less, if links keep up with the program's order"
+        )
+        yield "  of it beside others", hidden
     roofline = sum(cost.roofline_seconds for cost in plan.parts.values())
     compiler = sum(cost.seconds for cost in plan.parts.values()) - roofline
     if compiler:

@@ -41,7 +41,7 @@ class MeshEngine(Engine):
         self.mesh = mesh
 
     def sharding(self, shape: Sequence[int]) -> NamedSharding:
-        """Over `fsdp`, a table's columns, a matrix's largest side that divides; else replicated."""
+        """Over `fsdp`, a table's columns, a matrix's first side that divides; else replicated."""
         axis = self._split_axis(shape)
         spec = _REPLICATED if axis is None else PartitionSpec(*(None,) * axis, FSDP)
         return NamedSharding(self.mesh, spec)
@@ -89,16 +89,19 @@ class MeshEngine(Engine):
         return jax.make_array_from_process_local_data(self.rows, rows)
 
     def _split_axis(self, shape: Sequence[int]) -> int | None:
-        """The largest side of a matrix that can be split over `fsdp`, the last of equal ones.
+        """The first side of a matrix that can be split over `fsdp`: shards of rows, in one piece.
 
         Vectors are not split: a thousandth of the parameters, and as many messages. What is as tall
         as a table of words is split along its rows' columns, which a look-up wants.
         """
         parts = self.mesh.shape[FSDP]
-        if len(shape) == 2 and shape[0] >= _TABLE * shape[1] and shape[1] % parts == 0:
-            return 1 if parts > 1 else None
-        sides = [(n, axis) for axis, n in enumerate(shape) if n % parts == 0]
-        return max(sides)[1] if sides and parts > 1 and len(shape) > 1 else None
+        if parts == 1 or len(shape) < 2:
+            return None
+        sides = [axis for axis, n in enumerate(shape) if n % parts == 0]
+        is_table = len(shape) == 2 and shape[0] >= _TABLE * shape[1]
+        if is_table and 1 in sides:
+            return 1
+        return sides[0] if sides else None
 
     def _specs(self, tree: Any) -> Any:
         return jax.tree.map(lambda leaf: self.sharding(leaf.shape).spec, tree)
