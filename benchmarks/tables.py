@@ -25,6 +25,7 @@ from benchmarks.results import RESULTS, read_results
 from benchmarks.speed_tables import breakdown, families, main_speed, speed
 from jaxbert.lab import page, verdicts
 from jaxbert.lab import tables as lab_tables
+from jaxbert.lab.advice import advice
 from jaxbert.lab.journals import Study, Sweep
 from jaxbert.lab.journals import read as read_lab
 
@@ -199,6 +200,20 @@ def lab() -> str:
     return "\n\n".join(parts) or "Not run yet: `jaxbert lab run` does."
 
 
+def plan_lab() -> str:
+    """The study of several tasks: every claim by task and train size, and what to choose."""
+    found = read_lab(RESULTS / "lab" / "plan")
+    said = advice([*found.studies.values()])
+    parts = [table(*lab_tables.overview(found))]
+    if said is not None:
+        parts += [said.lead, "\n".join(f"- {detail}" for detail in said.details)]
+    gone = [f"{found.missing} runs of these are missing"] if found.missing else []
+    if found.absent:
+        gone += ["not run yet: " + "; ".join(", ".join(pair) for pair in found.absent)]
+    command = "`jaxbert lab report benchmarks/results/lab/plan` makes the page of it"
+    return "\n\n".join([*parts, "; ".join([command, *gone]) + "."])
+
+
 def claims() -> str:
     """The study's verdicts, for the README."""
     study = read_lab(RESULTS / "lab" / "study")
@@ -252,6 +267,7 @@ TABLES = {
     "strategies": strategies,
     "lab": lab,
     "main lab": main_lab,
+    "plan lab": plan_lab,
     "claims": claims,
     "plans": plans,
     **peer_tables.TABLES,
