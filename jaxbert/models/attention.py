@@ -29,7 +29,7 @@ from jaxbert.models.kernels.attention import (
 )
 from jaxbert.models.kernels.attention_gpu import gpu_attention, gpu_takes
 from jaxbert.models.positions import rotate
-from jaxbert.models.primitives import Linear, biased, product
+from jaxbert.models.primitives import Linear, biased, linear, product
 from jaxbert.models.visibility import Visibility, take_columns
 
 Biases: TypeAlias = tuple[Array | None, ...]
@@ -76,9 +76,14 @@ def attention(
     dropping = dropout is not None and rate > 0
     token_bits = attention_token_bits(rate, site, dropout, columns)
     plain = bias is None and window is None and columns is None
+    kernel = None
     if plain and tpu_takes(key.shape, compute):
+        kernel = tpu_attention
+    elif plain and dropping and gpu_takes(key.shape, compute):
+        kernel = gpu_attention
+    if kernel is not None:
         segments = visibility.segments(*key.shape[:2])
-        return tpu_attention(
+        return kernel(
             query, key, value, segments, token_bits, biases,
             scale=scale, rate=rate, compute=compute,
         )  # fmt: skip
@@ -89,9 +94,6 @@ def attention(
     visible = visibility.mask(key.shape[1], window, columns)
     if plain and not dropping and cudnn_takes(key.shape, compute):
         return cudnn_attention(query, key, value, visible, compute)
-    if plain and dropping and gpu_takes(key.shape, compute):
-        segments = visibility.segments(*key.shape[:2])
-        return gpu_attention(query, key, value, segments, token_bits, rate=rate, compute=compute)
     bits = attention_bits(query.shape[2], token_bits)
     return _attend(compute, rate, query, key, value, bias, visible, bits)
 
@@ -329,9 +331,14 @@ class SelfAttention(nnx.Module):
             if own.bias is not None:
                 biases = tuple(jnp.split(own.bias[...], 3))
         else:
-            query = self.query.unbiased(take_columns(x, columns))
-            key, value = self.key.unbiased(x), self.value.unbiased(x)
             projections = (self.query, self.key, self.value)
+            if self.compute.platform == "gpu" and columns is None:
+                # One product reads x once, and writes what the kernel reads.
+                kernel = jnp.concatenate([own.kernel[...] for own in projections], axis=1)
+                query, key, value = jnp.split(linear(x, kernel, self.compute), 3, axis=-1)
+            else:
+                query = self.query.unbiased(take_columns(x, columns))
+                key, value = self.key.unbiased(x), self.value.unbiased(x)
             biases = tuple(None if own.bias is None else own.bias[...] for own in projections)
         return self._heads(query), self._heads(key), self._heads(value), biases
 

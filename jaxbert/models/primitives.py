@@ -159,9 +159,15 @@ class Linear(nnx.Module):
     @jax.named_scope("linear")
     def unbiased(self, x: Float[Array, "... inputs"]) -> Float[Array, "... outputs"]:
         """The product alone, for whoever adds `bias` together with something else."""
-        rows = x.reshape(-1, x.shape[-1])
-        y = product(_LINEAR, rows, self.kernel[...], self.compute)
-        return y.reshape(*x.shape[:-1], -1)
+        return linear(x, self.kernel[...], self.compute)
+
+
+def linear(
+    x: Float[Array, "... inputs"], kernel: Float[Array, "inputs outputs"], compute: Compute
+) -> Float[Array, "... outputs"]:
+    """x @ kernel, as `product` computes it."""
+    rows = x.reshape(-1, x.shape[-1])
+    return product(_LINEAR, rows, kernel, compute).reshape(*x.shape[:-1], -1)
 
 
 def biased(y: Float[Array, "... D"], bias: nnx.Param | Array | None) -> Float[Array, "... D"]:

@@ -8,9 +8,9 @@ import re
 
 from jaxbert.plan.hlo import TRITON, Instruction, Program, target_of
 
-# Of the kernels in models/kernels for GPUs: both of attention's backward pass begin with scores.
+# Of the kernels in models/kernels for GPUs: attention's backward pass computes scores twice.
 _PRODUCTS = {
-    "attention_forward_kernel": 2, "attention_query_kernel": 3, "attention_key_kernel": 4,
+    "attention_forward_kernel": 2, "attention_backward_kernel": 7,
     "forward_norm": 0, "backward_norm": 0,
 }  # fmt: skip
 
@@ -37,14 +37,17 @@ def flops_of(program: Program, i: Instruction) -> int:
         dims = i.needed(r'"lhs_contracting_dimensions":(\[[^\]]*\])')
         sides = program.operand_shape(i, 0)
         return 2 * math.prod(i.results[0].dims) * _contracted(sides, json.loads(dims))
-    if target.startswith("__cudnn$fmha") or target == TRITON:
-        products = 5 if "Backward" in target else 2
-        if target == TRITON:
-            products = _PRODUCTS[i.needed(r'op_name="[^"]*/(\w+)/pallas_call')]
+    if target == TRITON:
+        products = _PRODUCTS[i.needed(r'op_name="[^"]*/(\w+)/pallas_call')]
         if products == 0:
             return 0
-        # Of queries and keys [B, L, N, H].
+        # Of queries, keys and values as one array, [B, L, 3 N, H].
+        batch, length, three, width = program.operand_shape(i, 0)
+        return 2 * products * batch * (three // 3) * length**2 * width
+    if target.startswith("__cudnn$fmha"):
+        # Of queries and keys [B, L, N, H]: two products forward, five backward.
         batch, length, heads, width = program.operand_shape(i, 0)
+        products = 5 if "Backward" in target else 2
         return 2 * products * batch * heads * length * program.operand_shape(i, 1)[1] * width
     return 0
 

@@ -56,9 +56,10 @@ backend_config={"gemm":{"dot_dimension_numbers":{"lhs_contracting_dimensions":["
   %q = bf16[2,64,3,16]{3,2,1,0} parameter(4)
   %fmha = (bf16[2,3,64,16]{3,1,2,0}, u8[0]{0}) custom-call(%q, %q, %q), \
 custom_call_target="__cudnn$fmhaSoftmax"
-  %triton = bf16[2,64,3,16]{3,2,1,0} custom-call(%q, %q, %q), \
+  %qkv = bf16[2,64,9,16]{3,2,1,0} parameter(5)
+  %triton = bf16[2,64,9,16]{3,2,1,0} custom-call(%qkv, %q), \
 custom_call_target="__gpu$xla.gpu.triton", \
-metadata={op_name="jit(train)/attention/attention_query_kernel/pallas_call"}
+metadata={op_name="jit(train)/attention/attention_backward_kernel/pallas_call"}
   %norm_triton = bf16[8,128]{1,0} custom-call(%x), custom_call_target="__gpu$xla.gpu.triton", \
 metadata={op_name="jit(train)/layer_norm/backward_norm/pallas_call"}
   ROOT %sum = f32[16,8]{1,0} add(%dot.1, %dot.1)
@@ -74,7 +75,7 @@ def program():
 def test_products(program):
     dot = gemm = 2 * 16 * 8 * 4
     convolution = 2 * 64 * 32 * (8 * 128)
-    attention = 2 * (2 + 3) * (2 * 3 * 64 * 64 * 16)
+    attention = 2 * (2 + 7) * (2 * 3 * 64 * 64 * 16)
     assert product_flops(program) == dot + gemm + convolution + 1000 + attention
     kernels = {"__cudnn$fmhaSoftmax": 1, "__gpu$xla.gpu.triton": 1, "tpu_custom_call": 1}
     assert program.kernels() == kernels

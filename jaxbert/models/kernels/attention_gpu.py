@@ -2,11 +2,12 @@
 
 A Pallas kernel that is compiled by Triton: a block of queries meets the keys of its row block by
 block, with a running softmax, so that nothing of size L x L is written. The backward pass computes
-the scores again, once for the gradient of the queries and once for that of keys and values. cuDNN's
-own kernel is faster where there is no dropout; its dropout would depend on a row's place in the
-batch.
+the scores again, once for the gradient of the queries and once for that of keys and values. Query,
+key and value are one array, as one product makes them, and so are their gradients; their biases are
+added and their biases' gradients summed where the rows are at hand. cuDNN's own kernel is faster
+where there is no dropout; its dropout would depend on a row's place in the batch.
 
-Reference: Dao 2023 (FlashAttention-2), section 3.1, and its backward pass in two kernels.
+Reference: Dao 2023 (FlashAttention-2), section 3.1.
 """
 
 from __future__ import annotations
@@ -38,7 +39,9 @@ LOWEST = float(jnp.finfo(jnp.float32).min)
 class _Static(NamedTuple):
     """What is known when the kernel is compiled. block: tokens that are taken at a time."""
 
+    scale: float
     rate: float
+    heads: int
     block: int
     compute: Compute
     interpret: bool
@@ -58,53 +61,71 @@ def gpu_attention(
     value: Array,
     segments: tuple[Array, Array],
     bits: Bits | None,
+    biases: tuple[Array | None, ...] = (None, None, None),
     *,
+    scale: float = 1.0,
     rate: float,
     compute: Compute,
     interpret: bool = False,
 ) -> Array:
-    """softmax(query @ key^T) @ value for each head, with dropout on the probabilities.
+    """softmax(query @ key^T * scale) @ value for each head, with dropout on the probabilities.
 
     Args:
-      query, key, value: [B, L, N, H], L of whole blocks of LEAST; the query is scaled.
+      query, key, value: [B, L, N, H], L of whole blocks of LEAST; parts of one array cost no copy.
       segments: of the queries and of the keys, [B, L] int each; a query sees keys of its own, and
         all equally where there is none.
       bits: from `attention_token_bits`, [B, L] uint32 each; None = no dropout.
+      biases: of query, key and value, [N * H] each, added first; None = none.
       interpret: compute what the kernel says by plain operations, on any device: to test it.
 
     Returns:
       [B, L, N, H] in `compute.activation_dtype`.
     """
-    length = query.shape[1]
+    batch, length, heads, width = query.shape
     block = min(BLOCK, length & -length)  # the largest power of two that divides it
-    static = _Static(rate, block, compute, interpret)
-    rows = (x.astype(compute.operand_dtype) for x in (query, key, value))
+    static = _Static(scale, rate, heads, block, compute, interpret)
+    # The compiler sees that the parts of an array, side by side again, are the array.
+    flat = (x.reshape(batch, length, -1) for x in (query, key, value))
+    rows = jnp.concatenate([x.astype(compute.operand_dtype) for x in flat], axis=-1)
+    none = jnp.zeros(heads * width)
+    lines = [(none if own is None else own).astype(jnp.float32) for own in biases]
     pairs = segments if bits is None else (*segments, *bits)
-    return _fused(static, *rows, pairs)
+    return _fused(
+        static,
+        rows.reshape(batch, length, 3 * heads, width),
+        jnp.concatenate(lines).reshape(3 * heads, width),
+        pairs,
+    )
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _fused(static: _Static, query: Array, key: Array, value: Array, pairs: Any) -> Array:
-    return _forward(static, query, key, value, pairs)[0]
+def _fused(static: _Static, rows: Array, biases: Array, pairs: Any) -> Array:
+    return _forward(static, rows, biases, pairs)[0]
 
 
-def _forward(static: _Static, *inputs: Any) -> tuple[Array, Any]:
-    query, *_ = inputs
-    batch, length, heads, _ = query.shape
-    line = jax.ShapeDtypeStruct((batch, heads, length), jnp.float32)
-    like = jax.ShapeDtypeStruct(query.shape, static.compute.activation_dtype)
-    out, *softmax = _call(_forward_kernel, static, inputs, (like, line, line))
-    return out, (*inputs, out, *softmax)
+def _forward(static: _Static, rows: Array, biases: Array, pairs: Any) -> tuple[Array, Any]:
+    batch, length, _, width = rows.shape
+    out = jax.ShapeDtypeStruct(
+        (batch, length, static.heads, width), static.compute.activation_dtype
+    )
+    line = jax.ShapeDtypeStruct((batch, static.heads, length), jnp.float32)
+    found, *softmax = _call(_forward_kernel, static, (rows, biases, pairs), (out, line, line))
+    return found, (rows, biases, pairs, found, *softmax)
 
 
 def _backward(static: _Static, residuals: Any, g: Array) -> tuple[Any, ...]:
-    query, key, value, pairs, out, *softmax = residuals
+    rows, biases, pairs, out, *softmax = residuals
     # The sum over keys of probability * its gradient, by way of the output: H terms and not L.
     mean = (g.astype(jnp.float32) * out.astype(jnp.float32)).sum(axis=-1).swapaxes(1, 2)
-    inputs = (query, key, value, g.astype(query.dtype), *softmax, mean, pairs)
-    like = jax.ShapeDtypeStruct(query.shape, query.dtype)
-    (d_query,) = _call(_query_kernel, static, inputs, (like,))
-    return d_query, *_call(_key_kernel, static, inputs, (like, like)), None
+    inputs = (rows, biases, pairs, g.astype(rows.dtype), *softmax, mean)
+    batch, length = rows.shape[:2]
+    sums = (batch, length // static.block, *biases.shape)
+    outputs = (
+        jax.ShapeDtypeStruct(rows.shape, rows.dtype),
+        jax.ShapeDtypeStruct(sums, jnp.float32),
+    )
+    d_rows, d_biases = _call(_backward_kernel, static, inputs, outputs)
+    return d_rows, d_biases.sum(axis=(0, 1)), None
 
 
 _fused.defvjp(_forward, _backward)
@@ -113,30 +134,11 @@ _fused.defvjp(_forward, _backward)
 def _call(
     kernel: Any, static: _Static, inputs: Any, outputs: tuple[jax.ShapeDtypeStruct, ...]
 ) -> Any:
-    """The kernel over a grid of blocks of a row, heads and rows.
-
-    Inputs are whole rows of a head, of which a program reads what it wants; outputs are its block:
-    [B, L, N, H], or [B, N, L] where there is one number for each query of a head.
-    """
-    batch, length, heads, width = inputs[0].shape
-
-    def whole(x: Array) -> pl.BlockSpec:
-        if x.ndim == 4:
-            return pl.BlockSpec((None, length, None, width), lambda i, n, b: (b, 0, n, 0))
-        if x.ndim == 3:
-            return pl.BlockSpec((None, None, length), lambda i, n, b: (b, n, 0))
-        return pl.BlockSpec((None, length), lambda i, n, b: (b, 0))
-
-    def part(shape: tuple[int, ...]) -> pl.BlockSpec:
-        if len(shape) == 4:
-            return pl.BlockSpec((None, static.block, None, width), lambda i, n, b: (b, i, n, 0))
-        return pl.BlockSpec((None, None, static.block), lambda i, n, b: (b, n, i))
-
+    """The kernel over a grid of blocks of a row, heads and rows; of arrays it has all."""
+    batch, length = inputs[0].shape[:2]
     return pl.pallas_call(
         partial(kernel, static),
-        grid=(length // static.block, heads, batch),
-        in_specs=jax.tree.map(whole, inputs),
-        out_specs=[part(output.shape) for output in outputs],
+        grid=(length // static.block, static.heads, batch),
         out_shape=outputs,
         compiler_params=triton.CompilerParams(num_warps=4, num_stages=2),
         interpret=static.interpret,
@@ -145,101 +147,128 @@ def _call(
 
 
 def _forward_kernel(
-    static: _Static,
-    query: Any,
-    key: Any,
-    value: Any,
-    pairs: Any,
-    out: Any,
-    highest: Any,
-    total: Any,
+    static: _Static, rows: Any, biases: Any, pairs: Any, out: Any, highest: Any, total: Any
 ) -> None:
-    own, head = _own(static)
-    q = query[own, :]
+    this = _Program(static, rows, biases, pairs)
+    q = this.query(this.own)
 
     def meet(keys: Any, carry: Any) -> Any:
         found, high, weights = carry
-        scores, _ = _scores(static, q, key, own, keys, pairs)
+        scores, _ = this.scores(q, this.key(keys), this.own, keys)
         higher = jnp.maximum(high, scores.max(axis=1))
         again, new = jnp.exp(high - higher), jnp.exp(scores - higher[:, None])
-        dropped = masked(new, _bits(pairs, own, keys, head), static.rate)
-        found = found * again[:, None] + block_product(
-            static.compute, dropped, value[keys, :], 1, 0
-        )
+        dropped = masked(new, this.bits(this.own, keys), static.rate)
+        found = found * again[:, None] + this.product(dropped, this.value(keys), 1, 0)
         return found, higher, weights * again + new.sum(axis=1)
 
     nothing = jnp.zeros(q.shape, jnp.float32)
     start = nothing, jnp.full(static.block, LOWEST), jnp.zeros(static.block)
-    found, highest[...], weights = _over_blocks(static, key, meet, start)
-    total[...], out[...] = weights, (found / weights[:, None]).astype(out.dtype)
+    found, high, weights = this.over_blocks(meet, start)
+    row, head = this.row, this.head
+    out[row, this.own, head, :] = (found / weights[:, None]).astype(out.dtype)
+    highest[row, head, this.own], total[row, head, this.own] = high, weights
 
 
-def _query_kernel(static: _Static, query: Any, key: Any, *rest: Any) -> None:
-    *others, d_query = rest
-    own, head = _own(static)
+def _backward_kernel(
+    static: _Static,
+    rows: Any,
+    biases: Any,
+    pairs: Any,
+    g: Any,
+    highest: Any,
+    total: Any,
+    mean: Any,
+    d_rows: Any,
+    d_biases: Any,
+) -> None:
+    this = _Program(static, rows, biases, pairs)
+    nothing = jnp.zeros((static.block, rows.shape[-1]), jnp.float32)
 
-    def meet(keys: Any, found: Array) -> Array:
-        _, d_scores = _again(static, (query, key, *others), own, keys, head)
-        return found + block_product(static.compute, d_scores, key[keys, :], 1, 0)
+    def again(asking: Any, keys: Any) -> tuple[Array, Array, Array, Array, Array]:
+        """(queries, keys, gradients of the output, dropped probabilities, d_scores) of a block."""
+        q, k = this.query(asking), this.key(keys)
+        d_out = g[this.row, asking, this.head, :]
+        scores, seen = this.scores(q, k, asking, keys)
+        high, weights, along = (
+            line[this.row, this.head, asking][:, None] for line in (highest, total, mean)
+        )
+        probabilities = jnp.exp(scores - high) / weights
+        bits = this.bits(asking, keys)
+        d_probabilities = masked(this.product(d_out, this.value(keys), 1, 1), bits, static.rate)
+        d_scores = jnp.where(seen, probabilities * (d_probabilities - along), 0)
+        return q, k, d_out, masked(probabilities, bits, static.rate), d_scores
 
-    found = _over_blocks(static, key, meet, jnp.zeros(d_query.shape, jnp.float32))
-    d_query[...] = found.astype(d_query.dtype)
+    def ask(keys: Any, found: Array) -> Array:
+        _, k, _, _, d_scores = again(this.own, keys)
+        return found + this.product(d_scores, k, 1, 0)
 
-
-def _key_kernel(static: _Static, query: Any, key: Any, value: Any, g: Any, *rest: Any) -> None:
-    *others, d_key, d_value = rest
-    own, head = _own(static)
-
-    def meet(asking: Any, carry: Any) -> Any:
+    def answer(asking: Any, carry: Any) -> Any:
         of_key, of_value = carry
-        dropped, d_scores = _again(static, (query, key, value, g, *others), asking, own, head)
-        of_key = of_key + block_product(static.compute, d_scores, query[asking, :], 0, 0)
-        return of_key, of_value + block_product(static.compute, dropped, g[asking, :], 0, 0)
+        q, _, d_out, dropped, d_scores = again(asking, this.own)
+        of_key = of_key + this.product(d_scores, q, 0, 0)
+        return of_key, of_value + this.product(dropped, d_out, 0, 0)
 
-    nothing = jnp.zeros(d_key.shape, jnp.float32)
-    of_key, of_value = _over_blocks(static, query, meet, (nothing, nothing))
-    d_key[...] = of_key.astype(d_key.dtype)
-    d_value[...] = of_value.astype(d_value.dtype)
-
-
-def _again(
-    static: _Static, inputs: Any, asking: Any, keys: Any, head: Array
-) -> tuple[Array, Array]:
-    """(the dropped probabilities, the gradient of the scores) of a block, [queries, keys] each."""
-    query, key, value, g, highest, total, mean, pairs = inputs
-    scores, seen = _scores(static, query[asking, :], key, asking, keys, pairs)
-    probabilities = jnp.exp(scores - highest[asking][:, None]) / total[asking][:, None]
-    bits = _bits(pairs, asking, keys, head)
-    d_dropped = block_product(static.compute, g[asking, :], value[keys, :], 1, 1)
-    d_probabilities = masked(d_dropped, bits, static.rate)
-    d_scores = probabilities * (d_probabilities - mean[asking][:, None])
-    return masked(probabilities, bits, static.rate), jnp.where(seen, d_scores, 0)
+    d_query = this.over_blocks(ask, nothing) * static.scale
+    for part, found in enumerate((d_query, *this.over_blocks(answer, (nothing, nothing)))):
+        place = part * static.heads + this.head
+        d_rows[this.row, this.own, place, :] = found.astype(d_rows.dtype)
+        d_biases[this.row, this.block, place, :] = found.sum(axis=0)
 
 
-def _scores(
-    static: _Static, q: Array, key: Any, asking: Any, keys: Any, pairs: Any
-) -> tuple[Array, Array]:
-    """(scores, whether the key is seen) of queries `q` with a block of keys."""
-    seen = pairs[0][asking][:, None] == pairs[1][keys][None, :]
-    return jnp.where(seen, block_product(static.compute, q, key[keys, :], 1, 1), LOWEST), seen
+class _Program:
+    """What one program has: of one row and head all tokens, of which a block is its own.
 
+    Blocks of tokens are slices; their queries, keys and values are [block, H].
+    """
 
-def _bits(pairs: Any, asking: Any, keys: Any, head: Array) -> Bits | None:
-    if len(pairs) == 2:
-        return None
-    of_queries = head_bits(pairs[2][asking], head)
-    return of_queries[:, None], pairs[3][keys][None, :]
+    def __init__(self, static: _Static, rows: Any, biases: Any, pairs: Any) -> None:
+        self.static, self.rows, self.biases, self.pairs = static, rows, biases, pairs
+        self.block, self.head, self.row = (pl.program_id(axis) for axis in range(3))
+        self.own = pl.ds(self.block * static.block, static.block)
 
+    def query(self, tokens: Any) -> Array:
+        """Scaled, as products read it."""
+        return self._biased(tokens, 0, self.static.scale)
 
-def _own(static: _Static) -> tuple[Any, Array]:
-    """(the tokens of this program's block, its head)."""
-    return pl.ds(pl.program_id(0) * static.block, static.block), pl.program_id(1)
+    def key(self, tokens: Any) -> Array:
+        """As products read it."""
+        return self._biased(tokens, 1)
 
+    def value(self, tokens: Any) -> Array:
+        """As products read it."""
+        return self._biased(tokens, 2)
 
-def _over_blocks(static: _Static, row: Any, meet: Callable[[Any, Any], Any], start: Any) -> Any:
-    """Goes through a row [L, H], block by block."""
+    def _biased(self, tokens: Any, part: int, scale: float = 1.0) -> Array:
+        place = part * self.static.heads + self.head
+        x = self.rows[self.row, tokens, place, :].astype(jnp.float32)
+        added = (x + self.biases[place, :][None]) * scale
+        return added.astype(self.static.compute.operand_dtype)
 
-    def step(i: Any, carry: Any) -> Any:
-        return meet(pl.ds(i * static.block, static.block), carry)
+    def scores(self, q: Array, k: Array, asking: Any, keys: Any) -> tuple[Array, Array]:
+        """(scores, whether the key is seen) of queries with a block of keys."""
+        of_queries, of_keys = (
+            segments[self.row, tokens]
+            for segments, tokens in zip(self.pairs[:2], (asking, keys), strict=True)
+        )
+        seen = of_queries[:, None] == of_keys[None, :]
+        return jnp.where(seen, self.product(q, k, 1, 1), LOWEST), seen
 
-    return lax.fori_loop(0, row.shape[0] // static.block, step, start)
+    def bits(self, asking: Any, keys: Any) -> Bits | None:
+        """Of the dropout on the probabilities of a block."""
+        if len(self.pairs) == 2:
+            return None
+        of_queries = head_bits(self.pairs[2][self.row, asking], self.head)
+        return of_queries[:, None], self.pairs[3][self.row, keys][None, :]
+
+    def product(self, a: Array, b: Array, of_a: int, of_b: int) -> Array:
+        """See `block_product`."""
+        return block_product(self.static.compute, a, b, of_a, of_b)
+
+    def over_blocks(self, meet: Callable[[Any, Any], Any], start: Any) -> Any:
+        """Goes through the row, block by block."""
+        size = self.static.block
+
+        def step(i: Any, carry: Any) -> Any:
+            return meet(pl.ds(i * size, size), carry)
+
+        return lax.fori_loop(0, self.rows.shape[1] // size, step, start)
