@@ -253,6 +253,8 @@ class Embedding(nnx.Module):
             everyone = lax.all_gather(index, axis, tiled=True)
             columns = _rows(self.embedding[...], everyone)
             rows = lax.all_to_all(columns, axis, 0, columns.ndim - 1, tiled=True)
+            # Else TPUs compute on with rows in as many pieces as they came in, each padded.
+            rows = lax.optimization_barrier(rows)
         if self.padding_index is None:
             return rows
         is_padding = (index == self.padding_index)[..., None]
