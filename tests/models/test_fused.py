@@ -11,6 +11,7 @@ from tolerance import assert_close
 
 from jaxbert.models import Compute, Dropout, Visibility, dropout_key
 from jaxbert.models import attention as module
+from jaxbert.models.kernels import attention as attention_tpu
 from jaxbert.models.kernels import attention_gpu
 from jaxbert.models.kernels.attention import cudnn_takes, tpu_attention, tpu_takes
 from jaxbert.models.kernels.attention_gpu import gpu_attention, gpu_takes
@@ -81,11 +82,13 @@ def assert_equals_plain(platform, width, seen, state):
         assert_close(a, b, terms=12, dtype="bfloat16")
 
 
-@pytest.mark.parametrize("width", [32, 64])
+# One register of lanes, two in one program, two in a program each.
+@pytest.mark.parametrize(("width", "size"), [(32, 2**18), (64, 2**18), (64, 1)])
 @pytest.mark.parametrize("state", [None, STATE], ids=["still", "dropout"])
 @pytest.mark.parametrize("seen", SEEN)
-def test_the_kernel_for_tpus(monkeypatch, seen, state, width):
+def test_the_kernel_for_tpus(monkeypatch, seen, state, width, size):
     called = interpreted(monkeypatch, "tpu_attention", tpu_attention)
+    monkeypatch.setattr(attention_tpu, "BLOCK_SIZE", size)
     assert_equals_plain("tpu", width, seen, state)
     assert called
 
@@ -175,6 +178,13 @@ SHAPES = {
 def test_where_the_kernel_is_used(shape, taken):
     assert tpu_takes(shape, Compute(platform="tpu")) == taken
     assert not tpu_takes(shape, Compute(platform="cpu"))
+
+
+def test_a_program_has_as_many_lanes_as_are_soon_computed():
+    assert attention_tpu._lanes(128, 768) == 768
+    assert attention_tpu._lanes(256, 1024) == 1024
+    assert attention_tpu._lanes(256, 1536) == 768  # half, for all would be too large
+    assert attention_tpu._lanes(512, 768) == 128  # a head of a long row is work enough
 
 
 def test_where_cudnn_is_used():

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -24,6 +25,8 @@ Array = jax.Array
 LANES = 128  # a TPU's registers are 8 x 128: a program takes as many heads as fill them
 SUBLANES = 8
 MAX_LENGTH = 512  # of a row: float32 [512, 512] is 1 MiB, and a few are alive at once
+# Of short rows it takes more, up to all: what a head waits for, others compute meanwhile.
+SHORT, BLOCK_SIZE = 256, 2**18  # tokens; elements of a block, 512 KiB of bfloat16
 
 
 class _Static(NamedTuple):
@@ -117,17 +120,18 @@ def _call(
     """
     *rows, biases, meets = inputs
     batch, length, features = rows[0].shape
-    block = pl.BlockSpec((1, length, LANES), lambda row, group: (row, 0, group))
-    line = pl.BlockSpec((1, 1, length), lambda row, group: (row, 0, 0))
-    bias = pl.BlockSpec((1, LANES), lambda row, group: (0, group))
+    lanes = _lanes(length, features)
+    block = pl.BlockSpec((1, length, lanes), lambda row, part: (row, 0, part))
+    line = pl.BlockSpec((1, 1, length), lambda row, part: (row, 0, 0))
+    bias = pl.BlockSpec((1, lanes), lambda row, part: (0, part))
     # All of it for every program: one of some lanes would have to be left and come back to.
-    total = pl.BlockSpec((1, features), lambda row, group: (0, 0))
+    total = pl.BlockSpec((1, features), lambda row, part: (0, 0))
     like = jax.ShapeDtypeStruct(rows[0].shape, static.compute.activation_dtype)
     scores = batch * static.heads * length**2
     moved = (len(rows) + outputs) * rows[0].nbytes
     return pl.pallas_call(
         partial(kernel, static),
-        grid=(batch, features // LANES),
+        grid=(batch, features // lanes),
         in_specs=[
             *(block for _ in rows),
             tuple(bias for _ in biases),
@@ -143,6 +147,13 @@ def _call(
     )(*inputs)
 
 
+def _lanes(length: int, features: int) -> int:
+    """Of a program: those of one register, or for short rows as many as fit that divide all."""
+    groups = features // LANES
+    fits = BLOCK_SIZE // (length * LANES) if length <= SHORT else 1
+    return LANES * max(n for n in range(1, groups + 1) if groups % n == 0 and n <= max(1, fits))
+
+
 # Scores are held as [keys, queries]: what there is one of for each query, as the sum of its
 # softmax, then fills the lanes of a register, not one lane of many registers, and two of the
 # backward pass's three sums over tokens need nothing turned around. The heads of a program stay
@@ -152,14 +163,15 @@ def _call(
 def _forward_kernel(
     static: _Static, query: Any, key: Any, value: Any, biases: Any, meets: Any, out: Any
 ) -> None:
-    q, k, v = _biased(static, (query, key, value), biases)
     seen, key_bits = _pairs(meets)
-    found = jnp.zeros(q.shape, jnp.float32)
-    for own, head in _heads(static):
-        bits = _bits(meets, key_bits, head)
-        probabilities = masked(_probabilities(static, q, k, own, seen), bits, static.rate)
-        found = jnp.where(own, block_product(static.compute, probabilities, v, 0, 0), found)
-    out[0] = found.astype(out.dtype)
+    for group, at in _groups(query):
+        q, k, v = _biased(static, (query, key, value), biases, at)
+        found = jnp.zeros(q.shape, jnp.float32)
+        for own, head in _heads(static, group):
+            bits = _bits(meets, key_bits, head)
+            probabilities = masked(_probabilities(static, q, k, own, seen), bits, static.rate)
+            found = jnp.where(own, block_product(static.compute, probabilities, v, 0, 0), found)
+        out[0, :, at] = found.astype(out.dtype)
 
 
 def _backward_kernel(
@@ -173,50 +185,66 @@ def _backward_kernel(
     *outputs: Any,
 ) -> None:
     *grads, d_query, d_key, d_value = outputs
-    q, k, v = _biased(static, (query, key, value), biases)
-    d_out = g[0]
     seen, key_bits = _pairs(meets)
-    found = [jnp.zeros(q.shape, jnp.float32)] * 3
-    for own, head in _heads(static):
-        bits = _bits(meets, key_bits, head)
-        probabilities = _probabilities(static, q, k, own, seen)
-        d_dropped = block_product(static.compute, jnp.where(own, v, jnp.zeros_like(v)), d_out, 1, 1)
-        d_probabilities = masked(d_dropped, bits, static.rate)
-        mean = (probabilities * d_probabilities).sum(axis=0, keepdims=True)
-        d_scores = probabilities * (d_probabilities - mean)
-        dropped = masked(probabilities, bits, static.rate)
-        of_head = (
-            block_product(static.compute, d_scores, k, 0, 0) * static.scale,
-            block_product(static.compute, d_scores, q, 1, 0),
-            block_product(static.compute, dropped, d_out, 1, 0),
-        )
-        found = [jnp.where(own, new, old) for new, old in zip(of_head, found, strict=True)]
 
     @pl.when((pl.program_id(0) == 0) & (pl.program_id(1) == 0))
     def _() -> None:
         for total in (d_query, d_key, d_value):
             total[...] = jnp.zeros_like(total)
 
-    lanes = pl.ds(pl.multiple_of(pl.program_id(1) * LANES, LANES), LANES)
-    for ref, total, gradient in zip(grads, (d_query, d_key, d_value), found, strict=True):
-        ref[0] = gradient.astype(ref.dtype)
-        total[:, lanes] += gradient.sum(axis=0, keepdims=True)
+    for group, at in _groups(query):
+        q, k, v = _biased(static, (query, key, value), biases, at)
+        d_out = g[0, :, at]
+        found = [jnp.zeros(q.shape, jnp.float32)] * 3
+        for own, head in _heads(static, group):
+            bits = _bits(meets, key_bits, head)
+            of_head = _gradients(static, (q, k, v, d_out), own, seen, bits)
+            found = [jnp.where(own, new, old) for new, old in zip(of_head, found, strict=True)]
+        lanes = pl.ds(pl.multiple_of(group * LANES, LANES), LANES)
+        for ref, total, gradient in zip(grads, (d_query, d_key, d_value), found, strict=True):
+            ref[0, :, at] = gradient.astype(ref.dtype)
+            total[:, lanes] += gradient.sum(axis=0, keepdims=True)
 
 
-def _biased(static: _Static, rows: Any, biases: Any) -> Any:
-    """Query, key and value [L, LANES] as products read them, the query scaled."""
+def _gradients(
+    static: _Static, rows: tuple[Array, ...], own: Array, seen: Array, bits: Bits | None
+) -> tuple[Array, Array, Array]:
+    """Of query, key and value [L, LANES], right in the lanes of one head."""
+    q, k, v, d_out = rows
+    probabilities = _probabilities(static, q, k, own, seen)
+    d_dropped = block_product(static.compute, jnp.where(own, v, jnp.zeros_like(v)), d_out, 1, 1)
+    d_probabilities = masked(d_dropped, bits, static.rate)
+    mean = (probabilities * d_probabilities).sum(axis=0, keepdims=True)
+    d_scores = probabilities * (d_probabilities - mean)
+    dropped = masked(probabilities, bits, static.rate)
+    return (
+        block_product(static.compute, d_scores, k, 0, 0) * static.scale,
+        block_product(static.compute, d_scores, q, 1, 0),
+        block_product(static.compute, dropped, d_out, 1, 0),
+    )
+
+
+def _groups(query: Any) -> Iterator[tuple[Any, slice]]:
+    """(the number among all; its lanes in this program's block) of each register of lanes."""
+    groups = query.shape[-1] // LANES
+    for i in range(groups):
+        yield pl.program_id(1) * groups + i, slice(i * LANES, (i + 1) * LANES)
+
+
+def _biased(static: _Static, rows: Any, biases: Any, at: slice) -> Any:
+    """Query, key and value [L, LANES] of some lanes as products read them, the query scaled."""
     scales = (static.scale, 1.0, 1.0)
     for x, bias, scale in zip(rows, biases, scales, strict=True):
-        added = (x[0].astype(jnp.float32) + bias[...]) * scale
+        added = (x[0, :, at].astype(jnp.float32) + bias[:, at]) * scale
         yield added.astype(static.compute.operand_dtype)
 
 
-def _heads(static: _Static) -> Any:
-    """(which lanes are its own, [1, LANES]; its number) of each head of this program."""
+def _heads(static: _Static, group: Any) -> Any:
+    """(which lanes are its own, [1, LANES]; its number) of each head of a register."""
     together, lane = LANES // static.width, lax.broadcasted_iota(jnp.int32, (1, LANES), 1)
     for i in range(together):
         own = (lane >= i * static.width) & (lane < (i + 1) * static.width)
-        yield own, pl.program_id(1) * together + i
+        yield own, group * together + i
 
 
 def _pairs(meets: Any) -> tuple[Array, Array | None]:
