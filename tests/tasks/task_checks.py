@@ -13,7 +13,7 @@ from jaxbert.training.engines import Compiled, make_engine
 from jaxbert.training.step import init_state, make_train_step
 
 DROPPING = dict(hidden_dropout_prob=0.3, attention_probs_dropout_prob=0.3)
-# One layer compiles in half the time of two; so tall a table of words a mesh looks up in its shards.
+# One layer compiles in half the time of two; so tall a table a mesh looks up in its shards.
 SHAPE = tiny.SHAPE | {"num_hidden_layers": 1, "vocab_size": 16 * tiny.SHAPE["hidden_size"]}
 
 
