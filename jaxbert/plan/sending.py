@@ -110,7 +110,7 @@ def _hidden(
             waited += max(0.0, there.get(name, 0.0) - now)
             now = max(now, there.get(name, 0.0))
         now += seconds(i)
-    return sent - waited
+    return max(0.0, sent - waited)  # roundoff, where nothing is hidden
 
 
 def _group(i: Instruction, devices: int) -> int:
