@@ -32,8 +32,8 @@ from jaxbert.training.config import TrainConfig
 from jaxbert.training.engines import make_engine
 
 KEPT = (
-    "peak", "memory", "flops", "hbm_bytes", "vmem_bytes", "sent", "modelled_seconds", "kernels",
-    "launches", "compile_seconds",
+    "peak", "memory", "flops", "hbm_bytes", "vmem_bytes", "sent", "hidden_seconds",
+    "modelled_seconds", "kernels", "launches", "compile_seconds",
 )  # fmt: skip
 
 
