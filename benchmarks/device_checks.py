@@ -6,8 +6,8 @@
 Training under `jit`, `pmap` and `mesh` on one device gives the same losses, dropout included; every
 way of computing attention is as far from float32's plain products as its dtype allows, outputs and
 gradients, on rows of several segments and padding; and so is what stands around a block of a layer:
-bias, dropout, residual sum and LayerNorm. Prints, adds a line a check to checks.jsonl, and
-ends with status 1 where one is too far off. How long it takes, there and back, stands beside it.
+bias, dropout, residual sum and LayerNorm. Prints, adds a line a check to checks.jsonl, and ends
+with status 1 where one is too far off. How long it takes, there and back, stands beside it.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ Attend = Callable[..., jax.Array]
 
 def ways(shape: tuple[int, ...]) -> dict[str, tuple[str, bool, Attend]]:
     """{name: (dtype, whether it drops out, attention)} of what there is for this device."""
-    platform = {"cuda": "gpu", "rocm": "gpu"}.get(jax.default_backend(), jax.default_backend())
+    platform = make_engine("jit").platform
     nothing = _nothing(shape)
 
     def attend(dtype: str, drops: bool, **more: Any) -> tuple[str, bool, Attend]:
@@ -167,7 +167,7 @@ def _compared(shape: tuple[int, ...], found: dict[str, tuple[str, bool, Attend]]
 
 def norms(shapes: list[tuple[int, ...]]) -> Iterator[Row]:
     """LayerNorm(x + dropout(branch + bias)) as a step takes it against plain float32."""
-    platform = {"cuda": "gpu", "rocm": "gpu"}.get(jax.default_backend(), jax.default_backend())
+    platform = make_engine("jit").platform
     for rows, length, heads, of_head in shapes:
         width = heads * of_head
         rng = np.random.default_rng(0)

@@ -67,13 +67,6 @@ def tpu_norm_takes(width: int, compute: Compute) -> bool:
     return compute.platform == "tpu" and compute.dtype != "float16" and fits
 
 
-def tpu_add_and_norm(
-    x: Array, branch: Array, vectors: Vectors, bits: Array | None, **how: Any
-) -> Array:
-    """`add_and_norm_by` the kernels for TPUs."""
-    return add_and_norm_by(_call, x, branch, vectors, bits, **how)
-
-
 def add_and_norm_by(
     call: Call,
     x: Array,
@@ -169,6 +162,9 @@ def _call(
         interpret=static.interpret,
         name=kernel.__name__.strip("_").replace("kernel", "norm"),
     )(*arrays, tuple(vectors), bits)
+
+
+tpu_add_and_norm = partial(add_and_norm_by, _call)
 
 
 def _forward_kernel(

@@ -39,13 +39,6 @@ def gpu_norm_takes(width: int, compute: Compute) -> bool:
     return triton is not None and compute.platform == "gpu" and fits
 
 
-def gpu_add_and_norm(
-    x: Array, branch: Array, vectors: Vectors, bits: Array | None, **how: Any
-) -> Array:
-    """`add_and_norm_by` the kernels for GPUs."""
-    return add_and_norm_by(_call, x, branch, vectors, bits, **how)
-
-
 def _call(
     static: Static,
     arrays: tuple[Array, ...],
@@ -77,6 +70,9 @@ def _call(
         name="backward_norm" if backward else "forward_norm",
     )(*arrays, tuple(vectors), bits)
     return [*found[:outputs], *(own.sum(axis=0, keepdims=True) for own in found[outputs:])]
+
+
+gpu_add_and_norm = partial(add_and_norm_by, _call)
 
 
 def _forward_kernel(
