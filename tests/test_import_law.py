@@ -54,14 +54,14 @@ ORDER = {
     "cli": "flags data_options options common finetune infer export rates study_plan lab plan main",
     "training": (
         "distributed config engines points step assemble predictor sentences pooling embedding"
-        " run_directory lock record checkpoint interruption pace callbacks card run loop trainer"
-        " outline hub export"
+        " run_directory lock events record checkpoint interruption pace callbacks card run loop"
+        " trainer outline hub export"
     ),
     "training/engines": "base jit pmap mesh programs",
 }
 NEVER = {"torch", "tensorflow"}
 # Too slow to import for somebody who only wants `import jaxbert` or `--help`.
-HEAVY = {"transformers", "datasets", "matplotlib", "sklearn", "orbax", "tensorboardX", "tqdm"}
+HEAVY = {"transformers", "datasets", "matplotlib", "sklearn", "orbax", "tqdm"}
 
 
 def imports(path):

@@ -5,15 +5,12 @@ The classes of models, of `Trainer` and of its relatives are named here and nowh
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import importlib
 import logging
 import math
 import os
 import sys
 import tempfile
-import threading
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,17 +38,6 @@ def keep_compiled_programs() -> None:
         jax.config.update("jax_compilation_cache_dir", str(found))
         # Also what compiles in no time: a command has dozens of that.
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-
-
-def import_meanwhile(*modules: str) -> None:
-    """Imports what will be wanted later on a thread, so that nobody waits for it then."""
-
-    def load() -> None:
-        for module in modules:
-            with contextlib.suppress(Exception):  # told where the module is wanted
-                importlib.import_module(module)
-
-    threading.Thread(target=load, daemon=True).start()
 
 
 def cache_folder(name: str) -> Path | None:

@@ -242,8 +242,6 @@ def _finetune(options: FinetuneOptions, *, overwrite: bool, resume: bool) -> Non
         write_text(place_of(output) / SETTINGS, options.to_json())
     # Before the training: labels that do not fit are told now, and programs compile meanwhile.
     scorers = {place: trainer.predictor.scorer(found) for place, found in examples.items()}
-    # The first imports PyTorch where that is installed, and the second must not find half of it.
-    common.import_meanwhile("tensorboardX", "sklearn.metrics")
     trainer.fit()
     names = _names(list(examples))
     scores = {

@@ -22,6 +22,7 @@ from jaxbert.models.outputs import ClassifierOutput
 from jaxbert.tasks import losses
 from jaxbert.tasks.entities import OUTSIDE, entities_of, entity_scores, makes_entities
 from jaxbert.tasks.losses import SumAndCount
+from jaxbert.tasks.metrics import count_classes
 from jaxbert.tasks.options import TOKEN_CLASSIFICATION, TaskOptions
 from jaxbert.tasks.sentences import (
     COLUMNS,
@@ -132,13 +133,9 @@ def _score(config: EncoderConfig, predicted: Predicted, *, scheme: str) -> dict[
 
 def _tag_scores(truth: np.ndarray, guesses: np.ndarray) -> dict[str, float]:
     """Means over the tags that there are, each as heavy as another."""
-    from sklearn.metrics import precision_recall_fscore_support
-
-    there = [tag for tag in np.union1d(truth, guesses) if tag >= 0]
-    precision, recall, f1, _ = precision_recall_fscore_support(
-        truth, guesses, labels=there, average="macro", zero_division=0
-    )
-    return {"f1": float(f1), "precision": float(precision), "recall": float(recall)}
+    count = count_classes(truth, guesses)
+    scores = {"f1": count.f1, "precision": count.precision, "recall": count.recall}
+    return {name: float(score.mean()) for name, score in scores.items()}
 
 
 def _by_example(values: np.ndarray, starts: np.ndarray) -> Iterator[list[Any]]:

@@ -7,7 +7,6 @@ import importlib.metadata
 import json
 import logging
 import platform
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, TextIO
@@ -17,9 +16,8 @@ import jax
 from jaxbert import cpu
 from jaxbert.atomic import naming, write_text
 from jaxbert.data import BatchStats, Examples
+from jaxbert.training.events import Events
 from jaxbert.training.run_directory import EVENTS, METRICS
-
-_FLUSH_SECONDS = 30  # between what TensorBoard gets to see
 
 logger = logging.getLogger("jaxbert")
 
@@ -88,15 +86,14 @@ class Record:
 
     def __init__(self, directory: Path | None, step: int = 0, evaluated: int = 0) -> None:
         self._lines: TextIO | None = None
-        self._events: _Events | None = None
+        self._events: Events | None = None
         if directory is None:
             return
         path = self._path = directory / METRICS
         write_text(path, "".join(_lines_until(path, {"train": step, "eval": evaluated})))
         self._lines = path.open("a", encoding="utf-8")
-        # Made by the first event, for tensorboardX imports PyTorch where that is installed: then a
-        # step is under way, and nobody waits.
-        self._make_events = functools.partial(_Events, directory / EVENTS, step + 1)
+        # Made by the first event: a run that has none adds no file.
+        self._make_events = functools.partial(Events, directory / EVENTS, step + 1)
 
     def write(self, event: str, step: int, values: dict[str, Any]) -> None:
         """One line, and one scalar for each number in it."""
@@ -118,55 +115,6 @@ class Record:
             finally:
                 if self._events is not None:
                     self._events.close()
-
-
-class _Events:
-    """A file of TensorBoard's events, written by whoever calls.
-
-    tensorboardX's own writer is a thread, which a full disk ends; then the next to write waits for
-    it for ever.
-
-    Args:
-      step: of the first event; those of an earlier file from there on are out of date.
-    """
-
-    def __init__(self, folder: Path, step: int) -> None:
-        from tensorboardX.proto.event_pb2 import Event, SessionLog
-        from tensorboardX.record_writer import RecordWriter
-
-        folder.mkdir(exist_ok=True)
-        names = (path.name.split(".") for path in folder.iterdir())
-        stamps = [int(name[3]) for name in names if len(name) > 3 and name[3].isdecimal()]
-        # TensorBoard reads them by name: this one is the last, wherever the clock stands.
-        stamp = max([int(time.time()), *(stamp + 1 for stamp in stamps)])
-        self._path = folder / f"events.out.tfevents.{stamp:010}.{platform.node()}"
-        self._event = Event
-        with naming(self._path):
-            self._writer = RecordWriter(str(self._path))
-            self._put(file_version="brain.Event:2")
-            self._put(step=step, session_log=SessionLog(status=SessionLog.START))
-            self._writer.flush()
-        self._flushed = time.monotonic()
-
-    def write(self, values: Mapping[str, float], step: int) -> None:
-        """A scalar for each, on the disk some seconds later."""
-        from tensorboardX.summary import scalar
-
-        with naming(self._path):
-            for name, value in values.items():
-                self._put(step=step, summary=scalar(name, value))
-            if time.monotonic() - self._flushed > _FLUSH_SECONDS:
-                self._writer.flush()
-                self._flushed = time.monotonic()
-
-    def close(self) -> None:
-        """Writes out what is buffered."""
-        with naming(self._path):
-            self._writer.close()
-
-    def _put(self, **fields: Any) -> None:
-        event = self._event(wall_time=time.time(), **fields)
-        self._writer.write(event.SerializeToString())
 
 
 def _lines_until(path: Path, last: Mapping[str, int]) -> list[str]:

@@ -11,8 +11,6 @@ from pathlib import Path
 
 import jax
 import orbax.checkpoint  # noqa: F401  what a run imports late
-import sklearn.metrics  # noqa: F401
-import tensorboardX  # noqa: F401
 import tqdm.contrib.logging  # noqa: F401
 
 import jaxbert.training  # noqa: F401

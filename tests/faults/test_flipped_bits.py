@@ -15,8 +15,8 @@ import tiny
 from jaxbert.data import load_tokenizer
 from jaxbert.errors import JaxbertError
 from jaxbert.models import BertForSequenceClassification, split_model
+from jaxbert.training.events import Events
 from jaxbert.training.loop import Loop
-from jaxbert.training.record import _Events
 
 SOME = None if os.environ.get("JAXBERT_FAULTS") == "all" else 6
 SETTINGS = dict(evaluation=tiny.CLASSES, epochs=2, batch_size=8, checkpoint_every=1)
@@ -79,5 +79,5 @@ def test_a_clock_that_was_set_back(tokenizer, stopped, tmp_path, monkeypatch):
 
 def test_two_files_of_events_in_one_second(tmp_path):
     for step in (1, 2, 3):
-        _Events(tmp_path / "tensorboard", step).close()
+        Events(tmp_path / "tensorboard", step).close()
     assert len(list((tmp_path / "tensorboard").iterdir())) == 3

@@ -16,7 +16,7 @@ from tests.faults.kills import PLACES, Files
 
 ON_A_MAC = """
 import ctypes, json, os, sys
-import jax, orbax.checkpoint, sklearn.metrics, tensorboardX, transformers  # theirs, as ever
+import jax, orbax.checkpoint, transformers  # theirs, as ever
 asked = []
 
 def no_proc(event, args):

@@ -5,8 +5,6 @@ import signal
 from pathlib import Path
 
 import orbax.checkpoint  # noqa: F401  what a run imports late: here, the server forks after it
-import sklearn.metrics  # noqa: F401
-import tensorboardX  # noqa: F401
 import tiny
 import tqdm.contrib.logging  # noqa: F401
 

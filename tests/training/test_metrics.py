@@ -2,9 +2,16 @@
 
 import numpy as np
 import pytest
+import sklearn.metrics
 
 from jaxbert.tasks import TEXT_CLASSIFICATION, TEXT_REGRESSION
-from jaxbert.tasks.metrics import CLASSIFICATION, MULTI_LABEL, REGRESSION, compute_scores
+from jaxbert.tasks.metrics import (
+    CLASSIFICATION,
+    MULTI_LABEL,
+    REGRESSION,
+    compute_scores,
+    count_classes,
+)
 
 
 def test_classification_by_hand():
@@ -23,6 +30,46 @@ def test_macro_f1_weighs_a_rare_class_as_much():
     assert scores["accuracy"] == 0.75
     assert scores["macro_f1"] == pytest.approx((6 / 7 + 0) / 2)
     assert scores["matthews"] == 0
+
+
+@pytest.mark.parametrize(("classes", "examples"), [(2, 50), (3, 4), (7, 200)])
+@pytest.mark.parametrize("seed", range(3))
+def test_scores_of_classes_against_scikit_learn(classes, examples, seed):
+    rng = np.random.default_rng(seed)
+    labels, guesses = rng.integers(0, classes, (2, examples))
+    guesses = np.where(rng.random(examples) < 0.4, labels, guesses)
+    scores = compute_scores(CLASSIFICATION, labels, guesses)
+    wanted = sklearn.metrics.f1_score(labels, guesses, average="macro", zero_division=0)
+    assert scores["macro_f1"] == pytest.approx(wanted)
+    assert scores["matthews"] == pytest.approx(sklearn.metrics.matthews_corrcoef(labels, guesses))
+    count = count_classes(labels, guesses)
+    each = sklearn.metrics.precision_recall_fscore_support(labels, guesses, zero_division=0)
+    for found, theirs in zip((count.precision, count.recall, count.f1), each, strict=False):
+        np.testing.assert_allclose(found, theirs)
+    assert count.labelled.tolist() == each[3].tolist()
+
+
+def test_one_class_alone():
+    scores = compute_scores(CLASSIFICATION, np.array([1, 1]), np.array([1, 1]))
+    assert scores == {"accuracy": 1, "macro_f1": 1, "matthews": 0}
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.6])
+def test_scores_of_several_labels_against_scikit_learn(share):
+    rng = np.random.default_rng(0)
+    labels, guesses = rng.random((2, 40, 5)) < share
+    labels[:, 0] = guesses[:, 1] = False
+    scores = compute_scores(MULTI_LABEL, labels, guesses)
+    for average in ("micro", "macro"):
+        wanted = sklearn.metrics.f1_score(labels, guesses, average=average, zero_division=0)
+        assert scores[f"{average}_f1"] == pytest.approx(wanted)
+
+
+def test_a_negative_tag_is_no_class():
+    count = count_classes(np.array([0, 1, 1]), np.array([0, -1, 1]))
+    assert count.right.tolist() == [1, 1]
+    assert count.labelled.tolist() == [1, 2]
+    assert count.predicted.tolist() == [1, 1]
 
 
 def test_regression_by_hand():

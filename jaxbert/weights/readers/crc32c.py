@@ -2,7 +2,8 @@
 
 The remainder of a text is linear in its bits: that of two texts, one after the other, is the first
 one's moved on over as many zeros as the second is long, plus the second one's. So the bytes are cut
-into stretches of equal length, and one step goes on by four bytes in all of them.
+into stretches of equal length, and one step goes on by four bytes in all of them. What is too short
+for that is taken byte by byte.
 
 Reference: RFC 3720, appendix B.4, for the polynomial and its check values; LevelDB's util/crc32c.h
 for the mask.
@@ -17,7 +18,7 @@ import numpy as np
 _POLYNOMIAL = np.uint32(0x82F63B78)
 _ONES = np.uint32(0xFFFFFFFF)
 # Stretches at a time; the rest that one number leaves is for the next.
-_STRETCHES = (4096, 64, 1)
+_STRETCHES = (4096, 64)
 
 
 def crc32c(content: bytes | memoryview) -> int:
@@ -34,9 +35,10 @@ def crc32c(content: bytes | memoryview) -> int:
         if count:
             register = _advance(register, array[:count], stretches)
             array = array[count:]
-    for byte in array:
-        register = _byte_table()[(register ^ byte) & np.uint32(0xFF)] ^ (register >> np.uint32(8))
-    return int(register ^ _ONES)
+    rest, table = int(register), _byte_list()
+    for byte in array.tobytes():
+        rest = table[(rest ^ byte) & 0xFF] ^ (rest >> 8)
+    return rest ^ int(_ONES)
 
 
 def masked(crc: int) -> int:
@@ -72,6 +74,12 @@ def _byte_table() -> np.ndarray:
     for _ in range(8):
         table = np.where(table & np.uint32(1), _POLYNOMIAL, np.uint32(0)) ^ (table >> np.uint32(1))
     return table
+
+
+@functools.cache
+def _byte_list() -> list[int]:
+    """The same for Python's own numbers, which are faster one at a time."""
+    return _byte_table().tolist()
 
 
 @functools.cache

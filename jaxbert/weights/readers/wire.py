@@ -7,8 +7,14 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from typing import TypeAlias
+
+import numpy as np
 
 from jaxbert.errors import InputError
+
+# Of a field: an unsigned number, a double, a float, and texts, messages and whatever has a length.
+Value: TypeAlias = int | float | np.float32 | bytes
 
 
 def varint(content: bytes, at: int) -> tuple[int, int]:
@@ -47,6 +53,34 @@ def fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
             yield number, part if kind == 2 else int.from_bytes(part, "little")
         else:
             raise InputError(f"a message has a field of type {kind}")
+
+
+def message(*fields: tuple[int, Value]) -> bytes:
+    """A protocol buffer of these fields, (number, value) each.
+
+    Example:
+      >>> message((1, 300), (2, b"hi")).hex(" ")
+      '08 ac 02 12 02 68 69'
+    """
+    return b"".join(_field(number, value) for number, value in fields)
+
+
+def _field(number: int, value: Value) -> bytes:
+    if isinstance(value, bytes):
+        return _as_varint(number << 3 | 2) + _as_varint(len(value)) + value
+    if isinstance(value, int):
+        return _as_varint(number << 3) + _as_varint(value)
+    kind, layout = (5, "<f") if isinstance(value, np.float32) else (1, "<d")
+    return _as_varint(number << 3 | kind) + struct.pack(layout, value)
+
+
+def _as_varint(value: int) -> bytes:
+    """Of a number that is not negative."""
+    parts = []
+    while value >= 0x80:
+        parts.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*parts, value])
 
 
 def unsnappy(content: bytes, most: int) -> bytes:
