@@ -83,6 +83,7 @@ class Batches:
         example_ids, and of all_segment_ids, all.
       row_multiple: B is a multiple of it (devices x accumulation steps), filled with empty rows.
       shapes: shapes that other batches use, to be used here too where they serve ("packed").
+      epochs: how many there will be: in a longer run more shapes are worth compiling ("packed").
 
     Example:
       >>> ids = np.array([2, 5, 3, 2, 6, 3, 2, 7, 3], np.int32)
@@ -106,6 +107,7 @@ class Batches:
         part: tuple[int, int] = (0, 1),
         row_multiple: int = 1,
         shapes: Sequence[Shape] = (),
+        epochs: int = 1,
     ) -> None:
         if layout not in LAYOUTS:
             raise InputError(f"{layout=}: want one of {', '.join(LAYOUTS)}")
@@ -114,6 +116,7 @@ class Batches:
         least = {
             "batch_size": (batch_size, 1),
             "row_multiple": (row_multiple, 1),
+            "epochs": (epochs, 1),
             "seed": (seed, 0),
         }
         low = [
@@ -146,7 +149,7 @@ class Batches:
         self._tokenized = tokenized
         self._units = tokenized.offsets[tokenized.features_of]
         self._lengths = np.diff(self._units)
-        self._given = tuple(shapes)
+        self._given, self._epochs = tuple(shapes), epochs
 
     @property
     def features(self) -> int:
@@ -181,6 +184,7 @@ class Batches:
             self.max_length,
             longest=int(lengths.max()),
             steps=self.steps_per_epoch,
+            epochs=self._epochs,
             row_multiple=self.row_multiple,
             exact=exact,
             given=self._given,

@@ -7,7 +7,7 @@ chosen by packing batches of the data set itself and keeping what pays.
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -15,11 +15,11 @@ import numpy as np
 from jaxbert.errors import InputError
 
 MAX_SHAPES = 6
-# What a shape must save in an epoch to be worth its compilation, in units of `Shape.cost` (about
+# What a shape must save in a run to be worth its compilation, in units of `Shape.cost` (about
 # tokens). Compiling takes as long as computing some 30,000 tokens, for a training step of six
-# layers on a CPU (10 s) and for an evaluation step alike; but there are several epochs, and the
-# commands keep what they compile for the next run.
-_MIN_GAIN = 8_000
+# layers on a CPU (10 s) and for an evaluation step alike; but the commands keep what they compile
+# for the next run.
+_MIN_GAIN = 24_000
 _MIN_GAIN_SHARE = 0.01
 # Rows of this length cost about twice as much per token as very short ones, since every token
 # attends to its whole row: 4 L D operations beside 24 D^2, at a fifth of their speed on a CPU, are
@@ -159,6 +159,7 @@ def choose_shapes(
     *,
     longest: int,
     steps: int,
+    epochs: int,
     row_multiple: int,
     exact: bool,
     given: Sequence[Shape] = (),
@@ -166,13 +167,14 @@ def choose_shapes(
     """`given` and at most `MAX_SHAPES` more shapes that pack batches like `samples` well.
 
     Starts with one shape that holds every sample, and greedily adds whichever saves most, until
-    none saves enough. Rows need not be as short as the longest example allows: longer ones pack
-    better and attend slower.
+    none saves what it costs. Rows need not be as short as the longest example allows: longer ones
+    pack better and attend slower.
 
     Args:
       samples: the lengths in each of some batches, [n] int each.
       longest: tokens of the longest example of the data set.
       steps: batches in an epoch.
+      epochs: of the run: the more there are, the more shapes pay.
       row_multiple: what the number of rows must be divisible by.
       exact: `samples` are all the batches there will be. If not, the first shape gets spare rows,
         and one more shape can hold any batch.
@@ -198,30 +200,43 @@ def choose_shapes(
         if length == top and not exact:
             last = [widest]
         costs |= {s: _costs(s, rows) for s in (widest._replace(rows=r) for r in sorted(sizes))}
-    least = _MIN_GAIN * len(samples) / steps
+    least = _MIN_GAIN * len(samples) / (steps * epochs)
+    prices = {shape: 0.0 if shape in given else least for shape in costs}
     options = []
     for start in starts:
         room = MAX_SHAPES - len(start) - len(last)
-        chosen, total = _add_greedily([*given, *start], costs, room, least)
+        chosen, total = _add_greedily([*given, *start], costs, room, prices)
         shapes = sorted({*chosen, *last}, key=lambda shape: shape.cost)
-        options.append((total + least * len(shapes), shapes))
-    return tuple(min(options)[1])
+        options.append((total, sum(shape.cost for shape in shapes), shapes))
+    return tuple(min(options)[-1])
 
 
 def _add_greedily(
-    chosen: list[Shape], costs: dict[Shape, np.ndarray], room: int, least: float
+    chosen: list[Shape], costs: dict[Shape, np.ndarray], room: int, prices: Mapping[Shape, float]
 ) -> tuple[list[Shape], float]:
-    """Adds up to `room` shapes that each save `least`; also what the samples then cost in all."""
-    current = np.min([costs[shape] for shape in chosen], axis=0)
+    """Adds up to `room` shapes while one more pays; also what the samples then cost in all.
+
+    Its price is paid for a shape that samples take, each the first that holds it: one that is there
+    in case a batch is larger than they are costs nothing until then, and to make a shape needless
+    is a gain.
+    """
     others, table = list(costs), np.array(list(costs.values()))
+    price = np.array([prices[shape] for shape in others])
+
+    def total(taken: list[int]) -> float:
+        cheapest = table[taken].argmin(axis=0)
+        used = np.unique(cheapest)
+        return float(table[taken].min(axis=0).sum() + price[taken][used].sum())
+
+    taken = [others.index(shape) for shape in chosen]
+    least = total(taken)
     for _ in range(room):
-        totals = np.minimum(current, table).sum(axis=1)
-        best = int(totals.argmin())
-        if current.sum() - totals[best] < max(least, _MIN_GAIN_SHARE * current.sum()):
+        totals = [total([*taken, index]) for index in range(len(others))]
+        best = int(np.argmin(totals))
+        if least - totals[best] < _MIN_GAIN_SHARE * least or best in taken:
             break
-        chosen = [*chosen, others[best]]
-        current = np.minimum(current, table[best])
-    return chosen, float(current.sum())
+        taken, least = [*taken, best], totals[best]
+    return [others[index] for index in taken], least
 
 
 def _segments(samples: Sequence[np.ndarray], length: int, batch_size: int) -> int:

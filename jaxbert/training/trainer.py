@@ -274,6 +274,7 @@ class Trainer:
             seed=config.seed,
             part=self.engine.part,
             row_multiple=self.engine.parts * config.accumulation,
+            epochs=config.epochs,
         )
 
     def _assembled(self) -> Assembly:

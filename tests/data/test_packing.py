@@ -125,6 +125,7 @@ def test_few_shapes_hold_every_batch(lengths, batch_size, row_multiple, exact, c
         64,
         longest=int(lengths.max()),
         steps=len(samples),
+        epochs=1,
         row_multiple=row_multiple,
         exact=exact,
         given=compiled,
@@ -143,7 +144,7 @@ def test_few_shapes_hold_every_batch(lengths, batch_size, row_multiple, exact, c
 
 def _choose(lengths, batch_size, **options):
     samples = [lengths[i : i + batch_size] for i in range(0, len(lengths), batch_size)]
-    settings = {"steps": 10_000, "row_multiple": 1, "exact": True} | options
+    settings = {"steps": 10_000, "epochs": 1, "row_multiple": 1, "exact": True} | options
     return choose_shapes(samples, batch_size, 128, longest=int(lengths.max()), **settings)
 
 
@@ -161,6 +162,19 @@ def test_a_shape_must_be_worth_its_compilation():
     assert len(_choose(lengths, 8, steps=20)) == 1
 
 
+def test_a_longer_run_is_worth_more_shapes():
+    """A few texts are longer than rows that fill best; longer rows for all save a compilation."""
+    lengths = np.tile(np.r_[np.full(127, 16), 36], 40)
+
+    def used(epochs):
+        shapes = _choose(lengths, 8, steps=200, epochs=epochs, exact=False)
+        assert any(shape.rows == 8 and shape.length >= 36 for shape in shapes)  # holds any batch
+        return {fit(batch, shapes)[0] for batch in lengths.reshape(-1, 8)}
+
+    assert len(used(1)) == 1
+    assert len(used(30)) == 2
+
+
 def test_compiled_shapes_are_reused_where_they_serve():
     lengths = np.full(800, 64)
     wanted = _choose(lengths, 8)
@@ -171,7 +185,7 @@ def test_compiled_shapes_are_reused_where_they_serve():
 def test_rows_are_filled():
     rng = np.random.default_rng(0)
     lengths = np.clip(rng.normal(27, 11, 8192).astype(int), 4, 79)
-    shapes = _choose(lengths, 32, steps=256)
+    shapes = _choose(lengths, 32, steps=256, epochs=3)
     batches = lengths.reshape(-1, 32)
     computed = sum(shape.rows * shape.length for shape, _ in (fit(b, shapes) for b in batches))
     assert lengths.sum() / computed > 0.87
