@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Hashable, Sequence
 from typing import Any, NamedTuple
 
@@ -71,14 +72,14 @@ def run_layers(
       compute: `gradient_checkpointing`: keep only each layer's input for the backward pass.
         `scan_layers`: layers that are alike are a loop.
     """
-    call = EncoderLayer.__call__
-    run = nnx.remat(call) if compute.gradient_checkpointing else call
 
     def layer(depth: Any, module: EncoderLayer, x: Array, columns: Array | None = None) -> Array:
         # A layer that is run again drops something else.
         first_site = EMBEDDINGS_SITE + 1 + SITES_PER_LAYER * depth
         own = None if state is None else state.from_site(first_site)
-        return run(module, x, visibility, relative, own, columns)
+        graphdef, leaves = nnx.split(module)
+        inputs = (x, visibility, relative, own, columns)
+        return _run_layer(graphdef, leaves, inputs, again=compute.gradient_checkpointing)
 
     chosen = [layers[i] for i in order]
     alike = chosen if columns is None else chosen[:-1]
@@ -93,6 +94,18 @@ def run_layers(
         with jax.named_scope(f"layer_{depth}"):
             hidden_states.append(layer(depth, chosen[depth], hidden_states[-1], wanted))
     return tuple(hidden_states)
+
+
+@functools.partial(jax.jit, static_argnames=("graphdef", "again"), inline=True)
+def _run_layer(graphdef: Any, leaves: Any, inputs: tuple[Any, ...], *, again: bool) -> Array:
+    """A layer's output; traced once for all that are alike, and compiled as if each had been.
+
+    Args:
+      inputs: of `EncoderLayer.__call__`.
+      again: compute it a second time for the backward pass, and keep only its inputs.
+    """
+    run = nnx.remat(EncoderLayer.__call__) if again else EncoderLayer.__call__
+    return run(nnx.merge(graphdef, leaves), *inputs)
 
 
 def _kinds(layers: Sequence[EncoderLayer]) -> list[int]:
