@@ -122,6 +122,7 @@ class Loop:
         self._evaluation, self._checkpoints, self._show = evaluation, checkpoints, show
         self._interruption = Interruption()
         self._unchecked: tuple[int, dict[str, Any]] | None = None
+        self._to_begin: list[Callable[[], None]] = []
         self._first_size = global_norm(state.params)
 
     @property
@@ -138,11 +139,13 @@ class Loop:
         else:
             logger.info("no checkpoint has been written yet: the run begins at its first step")
 
-    def run(self, record: Log) -> None:
+    def run(self, record: Log, meanwhile: Callable[[], None] = lambda: None) -> None:
         """Trains until all epochs are done or patience is over.
 
         Args:
           record: where the losses, rates and scores go.
+          meanwhile: begins what can be done while the first step is at work; not called where there
+            is none to do.
 
         Raises:
           DivergedError: something is no longer finite; no checkpoint is written from there on.
@@ -152,8 +155,9 @@ class Loop:
         from tqdm.contrib.logging import logging_redirect_tqdm
 
         self._record, self._pace = record, Pace(self.progress.step)
-        if not self._is_over():
-            self._prepare()
+        self._to_begin = [] if self._is_over() else [self._prepare, meanwhile]
+        if self.compiled.engine.platform != "cpu":
+            self._begin()
         with self._interruption, logging_redirect_tqdm(), self._bar() as bar:
             # A run that was stopped between a step and its evaluation makes up for it.
             if self._is_due(self.progress.step) and self.progress.evaluated < self.progress.step:
@@ -161,6 +165,15 @@ class Loop:
             while not self._is_over():
                 self._epoch(bar)
             self._check_params()
+
+    def _begin(self) -> None:
+        """What is to go on beside the steps.
+
+        On accelerators before the first, since a compiler for them leaves most cores idle; on CPUs
+        after it, or the program that is waited for would have half of the cores.
+        """
+        while self._to_begin:
+            self._to_begin.pop(0)()
 
     def _prepare(self) -> None:
         """Has the programs of all shapes compiled while the first of them is at work."""
@@ -197,6 +210,7 @@ class Loop:
         with contextlib.closing(iter(stream)) as batches:
             for batch in batches:
                 self._one_step(batch)
+                self._begin()
                 window.add(batch)
                 bar.update()
                 if self._logs(self.progress.step):

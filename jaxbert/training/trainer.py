@@ -172,8 +172,7 @@ class Trainer:
         callbacks = self._callbacks if distributed.is_first() else ()
         self._describe(loop, "running", started)
         try:
-            self.predictor.prepare()
-            loop.run(Told(lines, callbacks, self.directory))
+            loop.run(Told(lines, callbacks, self.directory), self.predictor.prepare)
             self.predictor.params = self._chosen(loop)
             self._calibrate()
             status = "finished"

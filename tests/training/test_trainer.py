@@ -17,6 +17,7 @@ from jaxbert.tasks import TEXT_CLASSIFICATION
 from jaxbert.tasks.text_classification import probabilities
 from jaxbert.training import TrainConfig, Trainer, pace
 from jaxbert.training.assemble import initial_params
+from jaxbert.training.engines import Compiled
 from jaxbert.training.predictor import Predictor
 
 
@@ -87,6 +88,30 @@ def test_no_more_programs_than_shapes(tokenizer, layout):
     compiled = trainer.predictor.step.shapes
     assert len(compiled) == len(set(compiled))
     assert set(compiled) <= known
+
+
+@pytest.mark.parametrize(("platform", "first"), [("cpu", "step"), ("tpu", "prepared")])
+def test_on_cpus_the_first_program_has_all_cores(tokenizer, monkeypatch, platform, first):
+    """What is compiled beside the steps is begun after it, and for training before the rest."""
+    told = []
+    prepare, call = Compiled.prepare, Compiled.__call__
+
+    def name(what, compiled):
+        return told.append((what, compiled is not trainer.predictor.step))
+
+    monkeypatch.setattr(Compiled, "prepare", lambda self, *args: (
+        name("prepared", self), prepare(self, *args)))  # fmt: skip
+    monkeypatch.setattr(Compiled, "__call__", lambda self, *args: (
+        name("step", self), call(self, *args))[1])  # fmt: skip
+    trainer = tiny.trainer(tokenizer, evaluation=CLASSES, epochs=1)
+    monkeypatch.setattr(trainer.engine, "platform", platform)
+    trainer.fit()
+    assert told[0] == (first, True)
+    begun = [trains for what, trains in told if what == "prepared"]
+    assert begun == sorted(begun, reverse=True)
+    assert set(begun) == {True, False}
+    assert told.index(("step", True)) == (0 if platform == "cpu" else len(begun))
+    assert told.index(("prepared", False)) < told.index(("step", False))
 
 
 def test_evaluation_counts_each_example_once(finished):
