@@ -54,21 +54,21 @@ def level() -> str:
 
 
 def whole_runs() -> str:
-    """Seconds of a whole run beside every way that `Trainer` batches, where all were timed."""
+    """Seconds of a whole run beside the ways that `Trainer` batches, where both were timed."""
     names = {"torch-padded": "padded to the limit", "torch-random": "as its defaults are",
              "torch": "grouped by length"}  # fmt: skip
     rows = []
-    for name in LEVELS:
-        ours = _latest(name, "jaxbert")
-        others = {side: _latest(name, side) for side in names}
-        if not (ours and all(others.values())):
+    places = [(name, sides) for name in LEVELS for sides in _by_place(name).values()]
+    for data, found in places:
+        cold, warm = _seconds(found.get("jaxbert", []))
+        if cold is None or warm is None or not {"torch", "torch-random"} <= found.keys():
             continue
-        cold, warm = _seconds(ours)
-        if cold is None or warm is None:
-            continue
-        seconds = {side: statistics.median(_all_seconds(runs)) for side, runs in others.items()}
-        cells = [f"{s:.0f} ({s / cold:.2f}x, {s / warm:.2f}x)" for s in seconds.values()]
-        rows.append([name, f"{ours[0]['rows'][0]:,}", f"{cold:.0f}", f"{warm:.0f}", *cells,
+        ours = found["jaxbert"]
+        times = [_all_seconds(found.get(side, [])) for side in names]
+        seconds = [statistics.median(each) if each else None for each in times]
+        cells = ["-" if s is None else f"{s:.0f} ({s / cold:.2f}x, {s / warm:.2f}x)"
+                 for s in seconds]  # fmt: skip
+        rows.append([data, f"{ours[0]['rows'][0]:,}", f"{cold:.0f}", f"{warm:.0f}", *cells,
                      machine(max(ours, key=lambda run: run["time"]))])  # fmt: skip
     if not rows:
         return NOT_YET
@@ -159,16 +159,26 @@ def _spread(ours: list[float], theirs: list[float]) -> str:
 
 
 def _sides(name: str) -> Sides:
-    return Sides(_latest(name, "jaxbert"), _latest(name, "torch"))
+    """On the rows that were run last, and the processor that has most seeds of them."""
+    there = _by_place(name)
+    last = next(reversed(there), None)
+    same = [found for (rows, _), found in there.items() if last and rows == last[0]]
+    most: dict[str, Runs] = max(same, key=lambda found: len(found.get("jaxbert", ())), default={})
+    return Sides(most.get("jaxbert", []), most.get("torch", []))
 
 
-def _latest(name: str, side: str) -> Runs:
-    """The last run of each seed, of those on the rows that were run last."""
-    runs = [run for run in read_results("level") if run["level"] == name]
-    if not runs:
-        return []
-    same = [run for run in runs if run["rows"] == runs[-1]["rows"] and run["side"] == side]
-    return [*{run["seed"]: run for run in same}.values()]
+def _by_place(name: str) -> dict[tuple[tuple[int, ...], str], dict[str, Runs]]:
+    """{(rows, processor): {side: the last run of each seed}}, what was run last at the end."""
+    found: dict[Any, dict[str, dict[int, dict[str, Any]]]] = {}
+    for run in read_results("level"):
+        if run["level"] == name:
+            place = (tuple(run["rows"]), run["machine"]["processor"].partition(",")[0])
+            found[place] = found.pop(place, {})
+            found[place].setdefault(run["side"], {})[run["seed"]] = run
+    return {
+        place: {side: [*runs.values()] for side, runs in sides.items()}
+        for place, sides in found.items()
+    }
 
 
 def _value(run: dict[str, Any], metric: str) -> float:

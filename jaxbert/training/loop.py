@@ -210,7 +210,6 @@ class Loop:
         with contextlib.closing(iter(stream)) as batches:
             for batch in batches:
                 self._one_step(batch)
-                self._begin()
                 window.add(batch)
                 bar.update()
                 if self._logs(self.progress.step):
@@ -231,6 +230,7 @@ class Loop:
         # By this name profilers know a training step.
         with jax.profiler.StepTraceAnnotation("train", step_num=self.progress.step):
             values = self._update(batch, rates)
+        self._begin()
         self.progress.step += 1
         self._unchecked = (self.progress.step, values)
         if before is not None:

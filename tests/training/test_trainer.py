@@ -114,6 +114,11 @@ def test_on_cpus_the_first_program_has_all_cores(tokenizer, monkeypatch, platfor
     assert told.index(("prepared", False)) < told.index(("step", False))
 
 
+def test_a_run_of_one_step(tokenizer):
+    trainer = tiny.trainer(tokenizer, evaluation=CLASSES, epochs=1, batch_size=len(CLASSES))
+    assert trainer.fit()["step"] == 1
+
+
 def test_evaluation_counts_each_example_once(finished):
     """Thirteen examples in fours: the last batch has one."""
     trainer, _, _ = finished
