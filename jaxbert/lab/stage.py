@@ -14,6 +14,9 @@ from jaxbert.training.engines import Engine
 from jaxbert.training.loop import Evaluation, Loop
 from jaxbert.training.predictor import Predictor
 
+# As often as a study's many trainings go through its examples, about: what a shape saves adds up.
+_EPOCHS = 10
+
 
 class Setup(NamedTuple):
     """What all trainings of a laboratory share.
@@ -50,7 +53,9 @@ class Stage:
         model = self._load(seed=0)
         self.described = model.config.to_hf()
         model.config = self.task.configured(model.config, pool)
-        batches = self._predict_with(model, ()).batches(self.task.weigh(pool), shuffle=True)
+        batches = self._predict_with(model, ()).batches(
+            self.task.weigh(pool), shuffle=True, epochs=_EPOCHS
+        )
         self.predictor = self._predict_with(model, batches.shapes)
         self._taken = batches.examples / len(pool)
 

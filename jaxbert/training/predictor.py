@@ -196,12 +196,19 @@ class Predictor:
         tell_what_is_cut(encoded, examples.source, self.max_length)
         return encoded
 
-    def batches(self, examples: Examples, *, shuffle: bool = False, seed: int = 0) -> Batches:
+    def batches(
+        self, examples: Examples, *, shuffle: bool = False, seed: int = 0, epochs: int = 1
+    ) -> Batches:
         """The batches of the examples, in their order or, with `shuffle`, in one by the seed."""
-        return self._batches(self.encode(examples), shuffle=shuffle, seed=seed)
+        return self._batches(self.encode(examples), shuffle=shuffle, seed=seed, epochs=epochs)
 
     def _batches(
-        self, tokenized: Tokenized, *, shuffle: bool | Literal["once"] = False, seed: int = 0
+        self,
+        tokenized: Tokenized,
+        *,
+        shuffle: bool | Literal["once"] = False,
+        seed: int = 0,
+        epochs: int = 1,
     ) -> Batches:
         return Batches(
             tokenized,
@@ -213,6 +220,7 @@ class Predictor:
             part=self.engine.part,
             row_multiple=self._row_multiple,
             shapes=self.shapes,
+            epochs=epochs,
         )
 
     def run(self, params: Params, batches: Batches) -> tuple[Results, float | None]:
