@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
 
 import jax
 import numpy as np
@@ -16,7 +15,7 @@ from flax import nnx
 
 import jaxbert
 from jaxbert import errors
-from jaxbert.cli import common, main, make_parser
+from jaxbert.cli import main, make_parser
 from jaxbert.cli.flags import GROUPS, flags_of
 from jaxbert.cli.options import FinetuneOptions, resolve
 from jaxbert.data import load_tokenizer
@@ -790,11 +789,3 @@ def test_a_dry_run_says_what_would_be_done_and_does_nothing(place, tmp_path, cap
     assert finetune(place, output, "--dry-run", "--test", str(tmp_path / "other.csv")) == 2
     assert finetune(place, output, "--dry-run", "--freeze", "nothing") == 2
     assert finetune(place, place / "train.csv", "--dry-run") == 2
-
-
-def test_what_cannot_be_imported_ahead_is_told_where_it_is_wanted(capfd):
-    before = set(threading.enumerate())
-    common.import_meanwhile("jaxbert.no_such_module")
-    for thread in set(threading.enumerate()) - before:
-        thread.join()
-    assert capfd.readouterr() == ("", "")
