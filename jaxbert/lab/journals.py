@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from jaxbert.weights.json_files import read_json
 
 STUDY, SWEEP = "study.json", "sweep.json"
 VERSION = 1
+UNNAMED = "not named"  # the network of journals that were made before they named theirs
 Cell = Mapping[int, Run]  # {seed: run}
 
 
@@ -76,6 +77,10 @@ class Study:
         """{seed: run}, empty where nothing is."""
         return self.runs.get(size, {}).get(strategy, {})
 
+    def networks(self, size: str) -> list[str]:
+        """The pre-trained networks that the runs at a size began with: one, or it is a mistake."""
+        return _networks(run for cell in self.runs[size].values() for run in cell.values())
+
     def guesses(self, size: str) -> bool:
         """Whether the control failed in more than half of its runs: nothing can be advised then."""
         runs = self.cell(size, self.control).values()
@@ -97,6 +102,11 @@ class Sweep:
     runs: Mapping[tuple[float, float], Cell]
     missing: int
     directory: Path
+
+    @property
+    def networks(self) -> list[str]:
+        """The pre-trained networks that its runs began with: one, or it is a mistake."""
+        return _networks(run for cell in self.runs.values() for run in cell.values())
 
     @property
     def metric(self) -> Metric:
@@ -131,7 +141,7 @@ def read(directory: str | Path) -> Study | Sweep | Collection:
     path = Path(directory)
     if (path / FILE).is_file() and not (path / STUDY).is_file():
         return read_collection(path)
-    for name, read_it in ((STUDY, read_study), (SWEEP, _read_sweep)):
+    for name, read_it in ((STUDY, read_study), (SWEEP, read_sweep)):
         if (path / name).is_file():
             return _as_written(path / name, functools.partial(read_it, path))
     raise FileNotFoundError(
@@ -186,11 +196,13 @@ def read_study(path: Path, plan: Plan | None = None, margins: Margins | None = N
             seeds = about["seeds"] if plan is None else about["seeds"][: plan.seeds.first]
             if plan is None or plan.has(size, strategy):
                 missing += len([seed for seed in seeds if seed not in cell])
+        journals.compare(f"runs/{size}", [r for cell in runs[size].values() for r in cell.values()])
     journals.complain()
     return Study(about, runs, grid, missing, path, margins or Margins())
 
 
-def _read_sweep(path: Path) -> Sweep:
+def read_sweep(path: Path) -> Sweep:
+    """One sweep."""
     about = _description(path / SWEEP)
     journals = _Journals(path, about)
     runs, missing = {}, 0
@@ -199,6 +211,7 @@ def _read_sweep(path: Path) -> Sweep:
             cell = journals.cell(f"runs/{rate:g}/{decay:g}", about["seeds"])
             runs[rate, decay] = cell
             missing += len(about["seeds"]) - len(cell)
+    journals.compare("runs", [run for cell in runs.values() for run in cell.values()])
     journals.complain()
     return Sweep(about, runs, missing, path)
 
@@ -208,6 +221,10 @@ def _description(path: Path) -> dict[str, Any]:
     if about.get("version") != VERSION:
         raise InputError(f"{path}: want version {VERSION} of the format, made by jaxbert lab")
     return {**FIRST, **about}
+
+
+def _networks(runs: Iterable[Run]) -> list[str]:
+    return sorted({run.start.get("network", UNNAMED) for run in runs})
 
 
 class _Journals:
@@ -248,8 +265,14 @@ class _Journals:
             return None
         return run or self._merged.get(place)
 
+    def compare(self, place: str, runs: Iterable[Run]) -> None:
+        """Notes runs that began with different pre-trained networks: no comparison joins two."""
+        found = _networks(runs)
+        if len(found) > 1:
+            self._problems.append(f"{place} has runs of different networks ({', '.join(found)})")
+
     def complain(self) -> None:
-        """Raises InputError naming every file that is no journal."""
+        """Raises InputError naming every file that is no journal, and every place of such runs."""
         if self._problems:
             told = "; ".join(self._problems)
             raise InputError(f"{self._path}: {told}; delete them and run the lab again")

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import time
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import jax
+import numpy as np
 
 from jaxbert.data import Batches, load_tokenizer
 from jaxbert.errors import DivergedError
@@ -52,6 +56,9 @@ class Laboratory:
         by; its epochs, seed and optimizer are the run's own.
       dtype: of matrix products.
       options: of the task.
+
+    Attributes:
+      network: which pre-trained network it is, to the last bit; every journal names it.
     """
 
     def __init__(
@@ -77,6 +84,7 @@ class Laboratory:
         self._examiners = {name: predictor.examiner(e) for name, e in tested.items()}
         self._calibrated = predictor.calibrator(data.development)
         graphdef, params = split_model(predictor.model)
+        self.network = _digest(params["encoder"])
         self._probe = Probe(graphdef, params, self._neutral(), self._setup.engine)
 
     def _neutral(self) -> Batches:
@@ -159,7 +167,8 @@ class Laboratory:
                 log_every=-(-total // LOG_LINES),
             )
             prepared = self._prepare(config, batches, adapted, cost)
-            lines.write("start", 0, {**about, **_described(config, prepared)})
+            described = _described(config, prepared) | {"network": self.network}
+            lines.write("start", 0, {**about, **described})
             end = self._finished(prepared, lines, only_development)
             if cost is not None:
                 end["adaptation"] = {name: cost[name] for name in ("step", "seconds")}
@@ -250,6 +259,17 @@ class _Prepared(NamedTuple):
     loop: Loop
     before: Params
     failed: Mapping[str, Any] | None
+
+
+def _digest(encoder: Params) -> str:
+    """Of an encoder's parameters; without the pooler, which may be as newly drawn as a head."""
+    digest = hashlib.sha256()
+    pretrained = {name: part for name, part in encoder.items() if name != "pooler"}
+    for path, leaf in jax.tree.leaves_with_path(pretrained):
+        array = np.asarray(leaf)
+        digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()[:16]
 
 
 def _described(config: TrainConfig, prepared: _Prepared) -> dict[str, Any]:

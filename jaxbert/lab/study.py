@@ -8,17 +8,19 @@ strategies are compared in pairs.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from jaxbert.atomic import write_text
 from jaxbert.errors import InputError
 from jaxbert.lab.adaptation import Adaptation
-from jaxbert.lab.journals import STUDY, SWEEP, VERSION
+from jaxbert.lab.journal import finished
+from jaxbert.lab.journals import STUDY, SWEEP, VERSION, read_study, read_sweep
 from jaxbert.lab.making import Progress, Run, Size
 from jaxbert.lab.metric import FIRST, Metric
 from jaxbert.lab.run import Adapted, Laboratory
@@ -126,9 +128,11 @@ def _run_study(
     description = _describe_study(laboratory, study)
     _claim(directory / STUDY, description)
     chosen: dict[str, dict[str, float]] = {}
-    before = _chosen_before(directory / STUDY)
+    before, there = _chosen_before(directory / STUDY), read_study(directory)
     with Progress(laboratory, _study_sizes(study, wanted), show) as progress:
         for size in study.sizes:
+            to_come = _final_runs(study, size, {}, directory, wanted)
+            _check_network(to_come, there.networks(size.name), laboratory.network)
             tried: dict[str, Sequence[float]] = {
                 name: study.rates
                 for name in study.strategies
@@ -145,9 +149,20 @@ def _run_study(
             if grid:
                 whole = {**description["grid"], "chosen": before | chosen}
                 _write(directory / STUDY, {**description, "grid": whole})
-            for run in _final_runs(study, size, chosen[size.name], directory):
-                if wanted(size.name, run.about["strategy"], run.seed):
-                    progress.run(run)
+            for run in _final_runs(study, size, chosen[size.name], directory, wanted):
+                progress.run(run)
+
+
+def _check_network(runs: Iterable[Run], there: Sequence[str], network: str) -> None:
+    """Raises InputError if one is to be made yet, and those there began with another network."""
+    others = [name for name in there if name != network]
+    missing = next((run for run in runs if finished(run.journal) is None), None)
+    if others and missing is not None:
+        raise InputError(
+            f"{missing.journal.parent.parent} has runs of the pre-trained network "
+            f"{', '.join(others)}, and this is {network}: no comparison joins two; delete those "
+            "runs, or give the model they began with, or another --output"
+        )
 
 
 def _chosen_before(path: Path) -> dict[str, dict[str, float]]:
@@ -215,11 +230,11 @@ def _chosen(runs: list[Run], ends: list[dict[str, Any]], metric: Metric) -> dict
 
 
 def _final_runs(
-    study: Study, size: Size, chosen: Mapping[str, float], directory: Path
+    study: Study, size: Size, chosen: Mapping[str, float], directory: Path, wanted: Wanted
 ) -> Iterator[Run]:
     # Seed by seed: where time runs out, every strategy has as many.
-    for seed in study.seeds:
-        for name, strategy in study.strategies.items():
+    for seed, (name, strategy) in itertools.product(study.seeds, study.strategies.items()):
+        if wanted(size.name, name, seed):
             path = directory / "runs" / size.name / name / f"{seed}.jsonl"
             rate = {"learning_rate": chosen[name]} if name in chosen else {}
             about = {"strategy": name, "size": size.name}
@@ -256,6 +271,7 @@ def run_sweep(laboratory: Laboratory, sweep: Sweep, directory: Path, *, show: bo
     with held(directory):
         _claim(directory / SWEEP, _describe_sweep(laboratory, sweep))
         runs = list(_sweep_runs(sweep, directory))
+        _check_network(runs, read_sweep(directory).networks, laboratory.network)
         with Progress(laboratory, [sweep.size] * len(runs), show) as progress:
             for run in runs:
                 progress.run(run)

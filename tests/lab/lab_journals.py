@@ -10,7 +10,7 @@ SETTINGS = {"learning_rate": 1e-4, "schedule": "linear"}
 
 def journal(
     path, *, test=0.5, outside=0.6, overlap=0.5, drift=0.1, cka=0.9, rate=1e-4, diverged=False,
-    hits=None,
+    hits=None, network="a0",
 ):  # fmt: skip
     """One journal; all else follows from these numbers.
 
@@ -24,7 +24,8 @@ def journal(
         "matthews": 2 * accuracy - 1,
     }  # fmt: skip
     peaks = dict.fromkeys(GROUPS, rate)
-    lines = [{"event": "start", "step": 0, "learning_rate": rate, "peak_rates": peaks}]
+    start = {"event": "start", "step": 0, "learning_rate": rate, "peak_rates": peaks}
+    lines = [start | ({"network": network} if network else {})]
     for step in (1, 2):
         lines.append(
             {"event": "train", "step": step, "loss": 0.7 / step, "grad_norm": 1.0,

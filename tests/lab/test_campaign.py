@@ -1,5 +1,6 @@
 """Running a plan: which runs are made, when seeds are added, and what lies on disk after it."""
 
+import dataclasses
 import json
 import math
 from types import SimpleNamespace
@@ -39,8 +40,8 @@ GOOD = {"uniform": 0.8, "discriminative": 0.8, "electra": 0.8, "high": 0.3}
 class Laboratory:
     """Writes journals in place of training: scores by strategy, with the luck of a seed."""
 
-    def __init__(self, good=GOOD):
-        self.good = good
+    def __init__(self, good=GOOD, network="a0"):
+        self.good, self.network = good, network
         elsewhere = {"mail": tiny.CLASSES}
         self.data = SimpleNamespace(
             train=tiny.CLASSES, domain="films", out_of_domain=elsewhere, task="text-classification"
@@ -59,13 +60,15 @@ class Laboratory:
         self.made.append((about["strategy"], optimizer.learning_rate, seed))
         # Of a plan's study only these are kept.
         assert curve == (only_development or seed == 0)
-        rate = optimizer.learning_rate
+        rate, network = optimizer.learning_rate, self.network
         if only_development:  # best at 3e-3, beyond the grid
-            lab_journals.journal(journal, test=0.8 - 0.1 * abs(math.log10(rate / 3e-3)), rate=rate)
+            score = 0.8 - 0.1 * abs(math.log10(rate / 3e-3))
+            lab_journals.journal(journal, test=score, rate=rate, network=network)
         else:
             rng = np.random.default_rng([seed, *about["strategy"].encode()])
             rows = rng.random((2, 300)) < self.good[about["strategy"]]
-            lab_journals.journal(journal, hits={"test": rows[0], "mail": rows[1]}, rate=rate)
+            hits = {"test": rows[0], "mail": rows[1]}
+            lab_journals.journal(journal, hits=hits, rate=rate, network=network)
         return json.loads(journal.read_text().splitlines()[-1])
 
 
@@ -76,8 +79,8 @@ def plan():
     return plan_of(tomllib.loads(TEXT))
 
 
-def run(plan, directory, only=None, good=GOOD):
-    laboratory = Laboratory(good)
+def run(plan, directory, only=None, good=GOOD, network="a0"):
+    laboratory = Laboratory(good, network)
     run_plan(
         plan, TEXT, directory, lambda task, model: laboratory, STRATEGIES,
         only=Only.parse(only), show=False,
@@ -130,6 +133,29 @@ def test_what_is_there_is_not_run_again(plan, whole):
     before = (directory / "films--a" / MERGED).read_bytes()
     assert run(plan, directory) == []
     assert (directory / "films--a" / MERGED).read_bytes() == before
+
+
+@pytest.mark.parametrize(("first", "named"), [("a0", "a0"), (None, "not named")])
+def test_a_size_has_runs_of_one_network(plan, tmp_path, first, named):
+    two = dataclasses.replace(plan, sizes={**plan.sizes, "12": 1})
+    run(two, tmp_path, "films/a/8/uniform/[01]", network=first)
+    with pytest.raises(InputError, match=rf"runs.8 has .* {named}, and this is b1: .* delete"):
+        run(two, tmp_path, "films/a/8/*/[012]", network="b1")
+    assert len(read(tmp_path / "films--a").cell("8", "uniform")) == 2
+    # At another size nothing is compared with those, and of those nothing is to be made.
+    made = run(two, tmp_path, "films/a/*/uniform/[01]", network="b1")
+    assert {seed for _, _, seed in made} == {0, 1, 100, 101}
+    study = read(tmp_path / "films--a")
+    assert [study.networks(size) for size in study.sizes] == [[named], ["b1"]]
+
+
+def test_runs_of_two_networks_are_not_compared(plan, tmp_path):
+    run(plan, tmp_path, "films/a/8/uniform/[01]")
+    lab_journals.journal(tmp_path / "films--a/runs/8/high/0.jsonl", network="b1")
+    with pytest.raises(InputError, match=r"runs/8 has runs of different networks \(a0, b1\)"):
+        read(tmp_path / "films--a")
+    with pytest.raises(InputError, match="different networks"):
+        run(plan, tmp_path, "films/a/8/uniform/2")
 
 
 def test_only_some_cells(plan, tmp_path):

@@ -18,7 +18,7 @@ from jaxbert.lab.making import Size, parse_sizes
 from jaxbert.lab.metric import FIRST
 from jaxbert.lab.run import Laboratory
 from jaxbert.lab.study import Study, Sweep, run_study, run_sweep
-from jaxbert.models import BertConfig, BertModel
+from jaxbert.models import BertConfig, BertModel, split_model
 from jaxbert.optim import Strategy, load_strategies
 from jaxbert.training import TrainConfig
 
@@ -140,6 +140,20 @@ def test_a_journal_tells_the_run(whole):
     assert (hits["test"] != hits["other"]).all()
 
 
+def test_a_journal_names_the_pretrained_network(laboratory, whole, tmp_path):
+    starts = {journal(path)[0]["network"] for path in whole.rglob("*.jsonl")}
+    assert starts == {laboratory.network}
+    _, params = split_model(laboratory._stage.model(seed=0))
+    encoder = params["encoder"]
+    assert lab_run._digest(encoder) == laboratory.network
+    # Pooler and head are drawn where a checkpoint has none.
+    _, params = split_model(laboratory._stage.model(seed=1))
+    assert lab_run._digest(params["encoder"] | {"pooler": {}}) == laboratory.network
+    words = encoder["embeddings"]["word_embeddings"]["embedding"]
+    encoder["embeddings"]["word_embeddings"]["embedding"] = words.at[0, 0].add(1e-6)
+    assert lab_run._digest(encoder) != laboratory.network
+
+
 def test_a_run_that_diverges_is_a_result(whole):
     *_, end = journal(whole / "runs/8/wild/0.jsonl")
     assert end["status"] == "diverged"
@@ -249,7 +263,7 @@ def test_a_journal_that_is_no_text_is_named(tmp_path):
     assert finished(tmp_path / "0.jsonl") is None
 
 
-def test_a_sweep_runs_every_rate_with_every_decay(laboratory, tmp_path):
+def test_a_sweep_runs_every_rate_with_every_decay(laboratory, tmp_path, monkeypatch):
     sweep = Sweep(
         strategy=GENTLE, rates=(1e-3, 1e-2), decays=(1.0, 0.5), size=Size(8, 1), seeds=(0,)
     )
@@ -263,6 +277,10 @@ def test_a_sweep_runs_every_rate_with_every_decay(laboratory, tmp_path):
         ("0.001", "1"): 1e-3, ("0.001", "0.5"): 5e-4, ("0.01", "1"): 1e-2, ("0.01", "0.5"): 5e-3,
     }  # fmt: skip
     assert json.loads((tmp_path / "sweep.json").read_text())["rates"] == [1e-3, 1e-2]
+    (tmp_path / "runs/0.01/0.5/0.jsonl").unlink()
+    monkeypatch.setattr(laboratory, "network", "b1")
+    with pytest.raises(InputError, match="and this is b1"):
+        run_sweep(laboratory, sweep, tmp_path, show=False)
 
 
 def test_what_makes_no_study():
