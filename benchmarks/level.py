@@ -90,28 +90,42 @@ def _jaxbert(
     level: Level, files: dict[str, Any], model: str, seed: int, folder: Path
 ) -> dict[str, float]:
     output, programs = folder / "run", folder / "cache"
-    command = [
-        sys.executable, "-m", "jaxbert", "finetune", "--task", level.task, "--model", model,
-        "--train", files["train"], "--test", files["test"], "--output", str(output), "--overwrite",
-        "--strategy", "uniform", "--learning-rate", str(level.learning_rate), "--seed", str(seed),
-        "--epochs", str(level.epochs), "--max-length", str(level.max_length), *level.flags,
-    ]  # fmt: skip
+    command = jaxbert_command(level, files, model, seed, output)
     _call(command, {"JAXBERT_CACHE": str(programs)})
     run = json.loads((output / "run.json").read_text(encoding="utf-8"))
     return run["scores"]["test"]
 
 
+def jaxbert_command(
+    level: Level, files: dict[str, Any], model: str, seed: int, output: Path
+) -> list[str]:
+    """Fine-tunes and scores the test rows."""
+    return [
+        sys.executable, "-m", "jaxbert", "finetune", "--task", level.task, "--model", model,
+        "--train", files["train"], "--test", files["test"], "--output", str(output), "--overwrite",
+        "--strategy", "uniform", "--learning-rate", str(level.learning_rate), "--seed", str(seed),
+        "--epochs", str(level.epochs), "--max-length", str(level.max_length), *level.flags,
+    ]  # fmt: skip
+
+
 def _torch(
     level: Level, files: dict[str, Any], model: str, seed: int, batching: str
 ) -> dict[str, float]:
-    command = [
+    command = torch_command(level, files, model, seed, batching)
+    # PyTorch gains from it too, as in all comparisons here.
+    return json.loads(_call(command, {"GLIBC_TUNABLES": ALLOCATOR}).splitlines()[-1])
+
+
+def torch_command(
+    level: Level, files: dict[str, Any], model: str, seed: int, batching: str
+) -> list[str]:
+    """The same by `Trainer`; the scores are the last line of what it prints."""
+    return [
         sys.executable, "-m", "benchmarks.level_torch", "--task", level.task, "--model", model,
         "--train", files["train"], "--test", files["test"], "--seed", str(seed), "--epochs",
         str(level.epochs), "--learning-rate", str(level.learning_rate), "--max-length",
         str(level.max_length), "--batching", batching,
     ]  # fmt: skip
-    # PyTorch gains from it too, as in all comparisons here.
-    return json.loads(_call(command, {"GLIBC_TUNABLES": ALLOCATOR}).splitlines()[-1])
 
 
 def _call(command: list[str], environment: dict[str, str]) -> str:

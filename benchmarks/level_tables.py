@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from benchmarks.first_step import SIDES as FIRST_STEP_SIDES
 from benchmarks.level_data import LEVELS
 from benchmarks.markdown import machine, table
 from benchmarks.results import read_results
@@ -79,6 +80,32 @@ def whole_runs() -> str:
         "times as long as jaxbert's first run, which compiles, and as its next ones. "
         "`make bench-run DATA=DIR`, and `ARGS='--examples N'` for so many rows."
     )
+
+
+def first_step() -> str:
+    """Seconds from the command to the end of the first step, by model and processor."""
+    found: dict[tuple[str, str], dict[str, Runs]] = {}
+    for run in read_results("first_step"):
+        sides = found.setdefault((run["model"], machine(run)), {})
+        sides.setdefault(run["side"], []).append(run)
+    if not found:
+        return "Not run yet: `python -m benchmarks.first_step --data DIR` does."
+    names = {"model": "the demo's"}
+    rows = [
+        [names.get(model, model), *(_range(_all_seconds(sides[side])) for side in FIRST_STEP_SIDES),
+         place]
+        for (model, place), sides in found.items()
+    ]  # fmt: skip
+    header = ["model", "jaxbert, s", "its programs kept, s", "`Trainer`, s", "on"]
+    return (
+        f"{table(header, rows)}\n\nFrom the start of the process to the end of the first training "
+        "step, SST-2, float32: medians (least - most). "
+        "`python -m benchmarks.first_step --data DIR`."
+    )
+
+
+def _range(seconds: list[float]) -> str:
+    return f"{statistics.median(seconds):.1f} ({min(seconds):.1f} - {max(seconds):.1f})"
 
 
 def masks() -> str:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from transformers import DataCollatorWithPadding, Trainer, TrainingArguments
+from transformers import DataCollatorWithPadding, Trainer, TrainerCallback, TrainingArguments
 
 Rows = list[dict[str, Any]]
 
@@ -254,6 +254,16 @@ def _logits(trainer: Any, features: Rows, *, by_length: bool) -> Any:
     return tuple(values[back] for values in found) if isinstance(found, tuple) else found[back]
 
 
+class FirstStep(TrainerCallback):
+    """Makes a file when the first step is done."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        self._path.touch()
+
+
 def main() -> None:
     """Trains, scores the test rows, and prints {metric: value}."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -263,6 +273,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, required=True)
     parser.add_argument("--learning-rate", type=float, required=True)
     parser.add_argument("--max-length", type=int, required=True)
+    parser.add_argument("--first-step", type=Path, help="a file to make when it is done")
     parser.add_argument("--batching", choices=list(BATCHING), default="grouped")
     args = parser.parse_args()
     sampling, padding = BATCHING[args.batching]
@@ -287,6 +298,8 @@ def main() -> None:
             train_dataset=Features(learned),
             data_collator=side.collator(tokenizer, padding=padding, max_length=args.max_length),
         )  # fmt: skip
+        if args.first_step:
+            trainer.add_callback(FirstStep(args.first_step))
         trainer.train()
         logits = _logits(trainer, scored, by_length=args.batching == "grouped")
         trainer.save_model(directory)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import peer_tables, trust_tables
-from benchmarks.level_tables import level, masks, whole_runs
+from benchmarks.level_tables import first_step, level, masks, whole_runs
 from benchmarks.markdown import machine, table
 from benchmarks.plan_tables import kernel_cycles, plan_parts, plans
 from benchmarks.results import RESULTS, read_results
@@ -262,6 +262,7 @@ TABLES = {
     "level": level,
     "masks": masks,
     "whole runs": whole_runs,
+    "first step": first_step,
     "windows": windows,
     "lr": lr,
     "strategies": strategies,
