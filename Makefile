@@ -30,9 +30,12 @@ lint: env-test
 	$(BIN)/python -m mypy
 
 # The newest JAX needs Python 3.12. There is no PyTorch for it everywhere: what PyTorch computes is in
-# tests/golden. It runs what computes; what reads, prints and plots is the same on both.
-NEWER_TESTS := tests/models tests/optim tests/weights tests/training tests/tasks tests/plan \
-  tests/test_extension.py
+# tests/golden. It runs a part, chosen to compute everything once: models, optimizers, every way to
+# run a step, checkpoints, whole trainings. What reads, prints and plots is the same on both.
+NEWER_TESTS := tests/models tests/optim tests/plan tests/tasks/test_every_task.py \
+  tests/weights/test_families.py tests/weights/test_pretrained.py tests/test_extension.py \
+  $(patsubst %,tests/training/test_%.py,checkpoints distributed engines export family_steps \
+    inference points train_step trained_methods trainer)
 test-newer:
 	@if python3.12 -c '' 2>/dev/null; then $(MAKE) $(NEWER)/ready && \
 	  $(NEWER)/bin/python -m pytest $(PYTEST) $(NEWER_TESTS); \
