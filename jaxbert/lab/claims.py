@@ -42,7 +42,7 @@ class Finding:
       margin_p: of "there is one that matters"; None where no margin says so.
       within: what it says of the part if there is none: equivalent, or yes.
       seeds: that it is of.
-      projected: seeds that it would take to know; None = cannot be said.
+      projected: seeds that it would take to know, `BEYOND` = over 1,000; None = cannot be said.
     """
 
     numbers: str
@@ -51,7 +51,7 @@ class Finding:
     margin_p: float | None = None
     within: str = SAME
     seeds: int = 0
-    projected: int | None = None
+    projected: float | None = None
 
 
 class Compared(NamedTuple):
@@ -196,7 +196,7 @@ class NotWorse:
         )
 
 
-def _longest(gaps: Sequence[Effect], margin: float, seeds: int) -> int | None:
+def _longest(gaps: Sequence[Effect], margin: float, seeds: int) -> float | None:
     """Seeds for the comparison that takes the most, of those that may still be worse."""
     wanted = [projected_seeds(gap, margin) for gap in gaps if gap.p_above(-margin) >= ALPHA]
     known = [number for number in wanted if number is not None]

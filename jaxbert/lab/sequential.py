@@ -7,6 +7,7 @@ that is far beyond the margin stops as well, at 99%: nobody waits for its last d
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
@@ -20,7 +21,8 @@ K = TypeVar("K", bound=Hashable)
 MOST = 30  # seeds that a comparison may spend
 FAR_LEVEL = 0.99
 ALPHA, POWER = 0.05, 0.8
-_PROJECTED = 1000  # further than this nobody runs
+BEYOND = math.inf  # more seeds than the following, which is further than anybody runs
+_PROJECTED = 1000
 
 
 class Comparison(NamedTuple):
@@ -32,7 +34,7 @@ class Comparison(NamedTuple):
 
 @dataclass(frozen=True)
 class Power:
-    """Seeds that a comparison would need, at the noise seen; None = not by 1,000.
+    """Seeds that a comparison would need, at the noise seen; None of one seed.
 
     Attributes:
       width: until its 95% interval is narrower than the margin.
@@ -40,9 +42,9 @@ class Power:
       difference: to see a difference as large as the margin with 80% power.
     """
 
-    width: int | None
-    equivalence: int | None
-    difference: int | None
+    width: float | None
+    equivalence: float | None
+    difference: float | None
 
 
 def has_enough(effect: Effect, margin: float) -> bool:
@@ -67,16 +69,16 @@ def more_seeds(comparisons: Mapping[K, Comparison], most: int = MOST) -> dict[K,
     for name, (effect, margin) in comparisons.items():
         if effect.seeds >= most or has_enough(effect, margin):
             continue
-        projected = projected_seeds(effect, margin) or most
-        wanted[name] = min(most, max(effect.seeds + 1, min(projected, 2 * effect.seeds)))
+        projected = min(projected_seeds(effect, margin) or most, 2 * effect.seeds, most)
+        wanted[name] = min(most, max(effect.seeds + 1, int(projected)))
     return wanted
 
 
-def projected_seeds(effect: Effect, width: float) -> int | None:
+def projected_seeds(effect: Effect, width: float) -> float | None:
     """Seeds in all until the 95% interval is no wider than that, at the noise seen.
 
-    None where 1,000 do not suffice (the test set is too small, or the noise too large), and of one
-    seed, which knows no noise.
+    `BEYOND` where 1,000 do not suffice (the test set is too small, or the noise too large); None of
+    one seed, which knows no noise.
     """
     from scipy.stats import t
 
@@ -84,16 +86,16 @@ def projected_seeds(effect: Effect, width: float) -> int | None:
     return _first(seeds, 2 * t.isf(0.025, freedom) * error <= width, effect)
 
 
-def seeds_for_ratio(ratio: float) -> int | None:
+def seeds_for_ratio(ratio: float) -> float:
     """Seeds of each of two strategies until the F test at 5% sees such a ratio of variances.
 
-    None where 1,000 do not suffice.
+    `BEYOND` where 1,000 do not suffice.
     """
     from scipy.stats import f
 
     seeds = np.arange(2, _PROJECTED + 1)
     seen = f.isf(ALPHA / 2, seeds - 1, seeds - 1) <= max(ratio, 1 / ratio if ratio else np.inf)
-    return int(seeds[seen.argmax()]) if seen.any() else None
+    return int(seeds[seen.argmax()]) if seen.any() else BEYOND
 
 
 def power(effect: Effect, margin: float) -> Power:
@@ -111,6 +113,13 @@ def power(effect: Effect, margin: float) -> Power:
     )
 
 
+def width_of_examples(effect: Effect) -> float:
+    """How wide the 95% interval stays whatever the seeds: another test set would say otherwise."""
+    from scipy.stats import norm
+
+    return float(2 * norm.isf(0.025) * effect.example_variance**0.5)
+
+
 def _projection(effect: Effect) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(numbers of seeds, the standard error with each, its degrees of freedom)."""
     seeds = np.arange(2, _PROJECTED + 1)
@@ -119,7 +128,7 @@ def _projection(effect: Effect) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return seeds, error, np.asarray(freedom)
 
 
-def _first(seeds: np.ndarray, enough: np.ndarray, effect: Effect) -> int | None:
-    if effect.seeds < 2 or not enough.any():
+def _first(seeds: np.ndarray, enough: np.ndarray, effect: Effect) -> float | None:
+    if effect.seeds < 2:
         return None
-    return int(seeds[enough.argmax()])
+    return int(seeds[enough.argmax()]) if enough.any() else BEYOND

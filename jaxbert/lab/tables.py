@@ -12,7 +12,7 @@ from jaxbert.lab.journals import Collection, Study, Sweep
 from jaxbert.lab.metric import ACCURACY, FIRST, Metric
 from jaxbert.lab.records import TEST, Run
 from jaxbert.lab.regions import good_region, on_the_edge, rate_scores
-from jaxbert.lab.sequential import power
+from jaxbert.lab.sequential import BEYOND, power, width_of_examples
 from jaxbert.lab.statistics import holm, mean_interval
 from jaxbert.lab.verdicts import ALPHA, UNDECIDED, Verdict, judge, summary
 
@@ -159,12 +159,17 @@ def precision(study: Study) -> Table:
                 continue
             needed = power(found, margin)
             numbers = (needed.width, needed.equivalence, needed.difference)
-            seeds = ["-" if number is None else str(number) for number in numbers]
             width = f"{100 * (interval.high - interval.low):.1f} of {100 * margin:g}"
             about = f"{first} - {second}, {outcome.name}"
-            rows.append([size, about, str(found.seeds), width, *seeds])
-    header = ["train size", "comparison", "seeds", "interval's width, of the margin", "for that"]
+            share = f"{100 * width_of_examples(found):.1f}"
+            rows.append([size, about, str(found.seeds), width, share, *map(_seeds, numbers)])
+    header = ["train size", "comparison", "seeds", "interval's width, of the margin",
+              "of it, by the test set", "seeds for that"]  # fmt: skip
     return [*header, "for equivalence", "for a difference"], rows
+
+
+def _seeds(number: float | None) -> str:
+    return "-" if number is None else "over 1,000" if number == BEYOND else str(number)
 
 
 def overview(found: Collection) -> Table:
@@ -196,6 +201,8 @@ def wanted(verdict: Verdict, size: str) -> str:
     lacking = verdict.lacking(size)
     if lacking is None:
         return " (no number of seeds known to decide)"
+    if lacking == BEYOND:
+        return " (1,000 seeds would not do)"
     return f" (about {lacking} more seeds, {2 * lacking} runs a comparison)"
 
 

@@ -34,17 +34,18 @@ RULE = (
 class Answer:
     """A part of a claim at one train size: yes, no, equivalent or unclear, and why.
 
-    seeds, projected: of what it is, and how many would decide it; None = cannot be said.
+    seeds, projected: of what it is, and how many would decide it, `sequential.BEYOND` = more than
+    can be run; None = cannot be said.
     """
 
     size: str
     answer: str
     numbers: str
     seeds: int = 0
-    projected: int | None = None
+    projected: float | None = None
 
     @property
-    def lacking(self) -> int | None:
+    def lacking(self) -> float | None:
         """Seeds that an unclear answer still wants, one at least; None = cannot be said."""
         return None if self.projected is None else max(1, self.projected - self.seeds)
 
@@ -77,7 +78,7 @@ class Verdict:
     parts: tuple[Part, ...]
     by_size: tuple[tuple[str, str], ...] = ()
 
-    def lacking(self, size: str) -> int | None:
+    def lacking(self, size: str) -> float | None:
         """Seeds for each strategy that the undecided claim still wants; None = cannot be said."""
         answers = [part.at(size) for part in self.parts]
         wanted = [

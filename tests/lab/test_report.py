@@ -173,7 +173,8 @@ def test_how_wide_the_good_rates_are(tmp_path):
 
 
 def test_calibration_and_precision_are_told(tmp_path):
-    hits = np.random.default_rng(0).random((2, 3, 300)) < 0.8
+    # Every seed gets the same examples right: all that is not known is the test set's.
+    hits = np.repeat(np.random.default_rng(0).random((2, 1, 300)) < 0.8, 3, axis=1)
     given = {
         ("200", name): [{"hits": {"test": row, "mail": row}} for row in rows]
         for name, rows in zip(("uniform", "high"), hits, strict=True)
@@ -184,6 +185,9 @@ def test_calibration_and_precision_are_told(tmp_path):
     ((size, about, seeds, *needed),) = tables.precision(found)[1]
     assert (size, about, seeds) == ("200", "high - uniform, in domain", "3")
     assert re.fullmatch(r"\d+\.\d of 0.5", needed[0])
+    error = np.std(hits[1, 0] * 1.0 - hits[0, 0], ddof=1) / 300**0.5
+    assert needed[1] == f"{100 * 2 * 1.96 * error:.1f}"
+    assert needed[2:] == ["over 1,000"] * 3
     text = write_report(tmp_path, tmp_path / "out").read_text()
     assert "Calibration" in text
     assert "How much is known" in text

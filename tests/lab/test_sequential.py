@@ -6,12 +6,14 @@ from scipy import stats
 
 from jaxbert.lab.bootstrap import Effect, student_effect
 from jaxbert.lab.sequential import (
+    BEYOND,
     Comparison,
     has_enough,
     more_seeds,
     power,
     projected_seeds,
     seeds_for_ratio,
+    width_of_examples,
 )
 
 NOISY = Effect(0.0, 5, 1.0)  # a standard deviation of 1 from seed to seed
@@ -31,7 +33,8 @@ def test_the_projection_is_the_first_number_that_suffices():
 
 def test_no_seed_makes_a_test_set_larger():
     floor = Effect(0.0, 5, 1.0, example_variance=0.1)  # 2 * 1.96 * sqrt .1 = 1.24
-    assert projected_seeds(floor, 1.2) is None
+    assert width_of_examples(floor) == pytest.approx(1.2396, abs=1e-4)
+    assert projected_seeds(floor, 1.2) == BEYOND
     assert projected_seeds(floor, 1.5) < 1000
     assert projected_seeds(Effect(0.0, 1, 0.0), 1.0) is None  # one seed knows no noise
 
@@ -73,7 +76,7 @@ def test_a_ratio_of_variances_wants_many_seeds():
     p = [2 * stats.f.sf(2.0, n - 1, n - 1) for n in (seeds - 1, seeds)]
     assert p[1] <= 0.05 < p[0]
     assert seeds_for_ratio(0.5) == seeds
-    assert seeds_for_ratio(1.01) is None
+    assert seeds_for_ratio(1.01) == BEYOND
     assert seeds_for_ratio(0.0) == 2
 
 
@@ -85,7 +88,7 @@ def test_power_is_near_the_textbooks_numbers():
     assert equal < found.equivalence < equal + 4
     assert different < found.difference < different + 4
     assert found.width == projected_seeds(NOISY, 0.2)
-    assert power(NOISY, 0.01).equivalence is None
+    assert power(NOISY, 0.01).equivalence == BEYOND
 
 
 def test_power_by_simulation():

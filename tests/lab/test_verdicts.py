@@ -99,6 +99,12 @@ def test_undecided_within_the_noise_says_how_many_more(tmp_path):
     assert "no number of seeds known" in wanted(cyclical, "200")
 
 
+def test_what_a_thousand_seeds_would_not_decide_is_said_so(tmp_path):
+    noisy = [{"test": 0.8 + d, "overlap": 0.1} for d in (0.1, -0.1, 0.02, 0.0, -0.02)]
+    found = verdicts(tmp_path, uniform=runs(0.80, 0), high=noisy)
+    assert wanted(found["high"], "200") == " (1,000 seeds would not do)"
+
+
 def test_how_many_runs_an_undecided_claim_wants(tmp_path):
     noisy = [{"test": 0.8 + d, "overlap": 0.1} for d in (0.01, -0.01, 0.002, 0.0, -0.002)]
     found = verdicts(tmp_path, uniform=runs(0.80, 0), high=noisy)
