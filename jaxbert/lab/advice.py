@@ -135,7 +135,8 @@ def _told(choice: _Choice, sizes: list[str]) -> str:
         points = "1 point" if margin == 0.01 else f"{100 * margin:g} points"
         text += f"; the same within {points}: {', '.join(choice.same)}"
     if choice.close:
-        text += f"; not told apart from it: {', '.join(choice.close)}"
+        behind = [f"{n} ({choice.metric.show(choice.cost(n))} less)" for n in choice.close]
+        text += f"; not told apart from it: {', '.join(behind)}"
     costs = [f"{name} (by {choice.points(choice.cost(name))})" for name in choice.worse]
     return text + (f"; worse: {', '.join(costs)}" if costs else "") + "."
 

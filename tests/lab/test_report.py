@@ -124,7 +124,7 @@ def test_advice_names_the_best_its_equals_and_what_being_wrong_costs(tmp_path):
     lead, (inside, outside) = advice([read(tmp_path)])
     assert inside == (
         "With 200 examples, in domain: same (80.0%); the same within 0.5 points: uniform; not told "
-        "apart from it: near; worse: worse (by 10.0 points)."
+        "apart from it: near (0.5 less); worse: worse (by 10.0 points)."
     )
     assert outside.startswith("With 200 examples, out of domain: uniform (60.0%); the same within")
     assert lead == (
