@@ -214,6 +214,25 @@ def plan_lab() -> str:
     return "\n\n".join([*parts, "; ".join([command, *gone]) + "."])
 
 
+def again() -> str:
+    """Cells of the study of several tasks that were run again, by processor."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for row in read_results("again"):
+        found.setdefault(machine(row), []).append(row)
+    if not found:
+        return "Not run again yet: `python -m benchmarks.again` does."
+    rows = []
+    for where, cells in found.items():
+        known = [cell for cell in cells if cell["difference"] is not None]
+        far = max((cell["difference"] for cell in known), default=0.0)
+        noise = statistics.median(cell["deviation"] for cell in cells)
+        rows.append([where, str(len(cells)), str(sum(cell["same"] for cell in cells)),
+                     f"{100 * far:.1f}", f"{100 * noise:.1f}"])  # fmt: skip
+    header = ["on", "cells", "the same in every example", "largest difference of a score, points",
+              "deviation over seeds, median"]  # fmt: skip
+    return f"{table(header, rows)}\n\n`python -m benchmarks.again`, cells drawn at random."
+
+
 def claims() -> str:
     """The study's verdicts, for the README."""
     study = read_lab(RESULTS / "lab" / "study")
@@ -269,6 +288,7 @@ TABLES = {
     "lab": lab,
     "main lab": main_lab,
     "plan lab": plan_lab,
+    "again": again,
     "claims": claims,
     "plans": plans,
     **peer_tables.TABLES,
