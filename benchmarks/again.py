@@ -13,8 +13,6 @@ Writes a line a cell to benchmarks/results/again.jsonl.
 from __future__ import annotations
 
 import argparse
-import gzip
-import json
 import shutil
 import subprocess
 import sys
@@ -26,9 +24,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks.results import RESULTS, append_result, environment
-from jaxbert.lab.journals import Collection, Study, read
+from jaxbert.lab.journals import Collection, read, read_study
 from jaxbert.lab.plan_file import FILE, directory_of
-from jaxbert.lab.records import MERGED, TEST, Run
+from jaxbert.lab.records import MERGED, TEST, Run, unmerge
 
 NAME = "again"
 
@@ -94,18 +92,17 @@ def again(directory: Path, cell: Cell, directories: list[str]) -> Run:
              folder, "--only", "/".join(map(str, cell)), *words],
             check=True, stdout=subprocess.DEVNULL,
         )  # fmt: skip
-        study = read(folder / part)
-        assert isinstance(study, Study)
-        return study.cell(cell.size, cell.strategy)[cell.seed]
+        return read_study(folder / part).cell(cell.size, cell.strategy)[cell.seed]
 
 
 def leave_out(merged: Path, place: str) -> None:
-    """Takes a run out of the one file of a study."""
-    lines = gzip.decompress(merged.read_bytes()).decode("utf-8").splitlines()
-    kept = [line for line in lines if json.loads(line)["place"] != place]
-    if len(kept) != len(lines) - 1:
+    """Has the runs of a study's one file as journals, but for one, and the file no more."""
+    unmerge(merged.parent)
+    merged.unlink(missing_ok=True)
+    journal = merged.parent / f"{place}.jsonl"
+    if not journal.is_file():
         raise ValueError(f"{merged} does not have {place} once")
-    merged.write_bytes(gzip.compress("".join(f"{line}\n" for line in kept).encode("utf-8")))
+    journal.unlink()
 
 
 def compare(before: Run, after: Run) -> dict[str, Any]:

@@ -79,7 +79,7 @@ class Study:
 
     def networks(self, size: str) -> list[str]:
         """The pre-trained networks that the runs at a size began with: one, or it is a mistake."""
-        return _networks(run for cell in self.runs[size].values() for run in cell.values())
+        return _networks(self.runs[size].values())
 
     def guesses(self, size: str) -> bool:
         """Whether the control failed in more than half of its runs: nothing can be advised then."""
@@ -106,7 +106,7 @@ class Sweep:
     @property
     def networks(self) -> list[str]:
         """The pre-trained networks that its runs began with: one, or it is a mistake."""
-        return _networks(run for cell in self.runs.values() for run in cell.values())
+        return _networks(self.runs.values())
 
     @property
     def metric(self) -> Metric:
@@ -196,7 +196,7 @@ def read_study(path: Path, plan: Plan | None = None, margins: Margins | None = N
             seeds = about["seeds"] if plan is None else about["seeds"][: plan.seeds.first]
             if plan is None or plan.has(size, strategy):
                 missing += len([seed for seed in seeds if seed not in cell])
-        journals.compare(f"runs/{size}", [r for cell in runs[size].values() for r in cell.values()])
+        journals.compare(f"runs/{size}", runs[size].values())
     journals.complain()
     return Study(about, runs, grid, missing, path, margins or Margins())
 
@@ -211,7 +211,7 @@ def read_sweep(path: Path) -> Sweep:
             cell = journals.cell(f"runs/{rate:g}/{decay:g}", about["seeds"])
             runs[rate, decay] = cell
             missing += len(about["seeds"]) - len(cell)
-    journals.compare("runs", [run for cell in runs.values() for run in cell.values()])
+    journals.compare("runs", runs.values())
     journals.complain()
     return Sweep(about, runs, missing, path)
 
@@ -223,8 +223,8 @@ def _description(path: Path) -> dict[str, Any]:
     return {**FIRST, **about}
 
 
-def _networks(runs: Iterable[Run]) -> list[str]:
-    return sorted({run.start.get("network", UNNAMED) for run in runs})
+def _networks(cells: Iterable[Cell]) -> list[str]:
+    return sorted({run.start.get("network", UNNAMED) for cell in cells for run in cell.values()})
 
 
 class _Journals:
@@ -265,9 +265,9 @@ class _Journals:
             return None
         return run or self._merged.get(place)
 
-    def compare(self, place: str, runs: Iterable[Run]) -> None:
+    def compare(self, place: str, cells: Iterable[Cell]) -> None:
         """Notes runs that began with different pre-trained networks: no comparison joins two."""
-        found = _networks(runs)
+        found = _networks(cells)
         if len(found) > 1:
             self._problems.append(f"{place} has runs of different networks ({', '.join(found)})")
 

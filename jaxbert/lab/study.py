@@ -128,7 +128,8 @@ def _run_study(
     description = _describe_study(laboratory, study)
     _claim(directory / STUDY, description)
     chosen: dict[str, dict[str, float]] = {}
-    before, there = _chosen_before(directory / STUDY), read_study(directory)
+    there = read_study(directory)
+    before: dict[str, dict[str, float]] = (there.about.get("grid") or {}).get("chosen", {})
     with Progress(laboratory, _study_sizes(study, wanted), show) as progress:
         for size in study.sizes:
             to_come = _final_runs(study, size, {}, directory, wanted)
@@ -163,13 +164,6 @@ def _check_network(runs: Iterable[Run], there: Sequence[str], network: str) -> N
             f"{', '.join(others)}, and this is {network}: no comparison joins two; delete those "
             "runs, or give the model they began with, or another --output"
         )
-
-
-def _chosen_before(path: Path) -> dict[str, dict[str, float]]:
-    """{size: {strategy: base rate}} as an earlier call has found them."""
-    grid = read_json(path).get("grid") or {}
-    found: dict[str, dict[str, float]] = grid.get("chosen", {})
-    return found
 
 
 def _study_sizes(study: Study, wanted: Wanted) -> Iterator[Size]:
