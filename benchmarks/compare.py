@@ -74,6 +74,8 @@ class SideSpec(NamedTuple):
 
 SIDES = {
     "jaxbert": SideSpec("benchmarks.side_jaxbert", {}),
+    # With the JAX that a newer Python gets, in the environment that the tests make for it.
+    "jaxbert-newer": SideSpec("benchmarks.side_jaxbert", {}, "3.12", ("cpu",)),
     "torch-eager": SideSpec("benchmarks.side_torch", {"compile": False}),
     "torch-compiled": SideSpec("benchmarks.side_torch", {"compile": True}),
     # The others leave it to PyTorch which kernel computes attention.

@@ -35,7 +35,12 @@ class JaxSide(Side):
 
     def about(self) -> dict[str, Any]:
         device = jax.devices()[0]
-        return {"platform": device.platform, "device": device.device_kind, "threads": cores()}
+        return {
+            "platform": device.platform,
+            "device": device.device_kind,
+            "threads": cores(),
+            "jax": jax.__version__,
+        }
 
     def wait(self) -> None:
         jax.block_until_ready((self._state, self._results))

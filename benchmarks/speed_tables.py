@@ -81,6 +81,28 @@ def main_speed() -> str:
     return f"{table(header, rows)}\n\n{note}"
 
 
+def by_jax() -> str:
+    """jaxbert with two versions of JAX, where one comparison has both."""
+    rows, commands = [], []
+    for (name, where), sides in _latest().items():
+        if "jaxbert-newer" not in sides:
+            continue
+        both = [sides["jaxbert"], sides["jaxbert-newer"]]
+        torch = {side: row for side, row in sides.items() if side.startswith("torch")}
+        cells = [
+            (f"{row['jax']}: {_milliseconds(row)}",
+             _ratio("torch", {"jaxbert": row} | torch, None), _gibibytes(row))
+            for row in both
+        ]  # fmt: skip
+        rows.append([name, where, *map("; ".join, zip(*cells, strict=True))])
+        commands.append(sides)
+    if not rows:
+        return NOT_YET.replace("make bench", "python -m benchmarks.compare --sides ...")
+    header = ["work", "on", "jaxbert, ms, by JAX's version", "speed over PyTorch",
+              "peak memory, GiB"]  # fmt: skip
+    return f"{table(header, rows)}\n\n{_commands(commands)}."
+
+
 def families() -> str:
     """A row for the base size of every family, in float32: training, and then inference."""
     latest = _latest(FAMILIES)

@@ -22,7 +22,7 @@ from benchmarks.level_tables import first_step, level, masks, whole_runs
 from benchmarks.markdown import machine, table
 from benchmarks.plan_tables import kernel_cycles, plan_parts, plans
 from benchmarks.results import RESULTS, read_results
-from benchmarks.speed_tables import breakdown, families, main_speed, speed
+from benchmarks.speed_tables import breakdown, by_jax, families, main_speed, speed
 from jaxbert.lab import page, verdicts
 from jaxbert.lab import tables as lab_tables
 from jaxbert.lab.advice import advice
@@ -277,6 +277,7 @@ TABLES = {
     "speed": speed,
     "main speed": main_speed,
     "families": families,
+    "by jax": by_jax,
     "breakdown": breakdown,
     "level": level,
     "masks": masks,

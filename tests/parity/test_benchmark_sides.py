@@ -4,11 +4,12 @@ import dataclasses
 import json
 import math
 
+import jax
 import numpy as np
 import pytest
 import torch
 
-from benchmarks import compare
+from benchmarks import compare, speed_tables
 from benchmarks.compare import Comparison, Disagreement, format_table, ratio_to
 from benchmarks.protocol import SideError
 from benchmarks.results import read_results
@@ -123,8 +124,9 @@ def test_compare_measures_and_keeps(tmp_path, capsys, monkeypatch):
     assert compare.main(["--only", "smoke-infer-float32", *flags]) == 0
     rows = read_results("speed", tmp_path)
     assert [row["side"] for row in rows] == ["jaxbert", "torch-eager"]
-    for row in rows:
-        assert row.keys() == KEYS
+    for row, own in zip(rows, ({"jax": jax.__version__}, {}), strict=True):
+        assert row.keys() == KEYS | own.keys()
+        assert own.items() <= row.items()
         assert Workload.from_dict(row["workload"]) == WORKLOADS["smoke-infer-float32"]
         assert len(row["step_seconds"]) == 2
         assert row["median_step_seconds"] == np.median(row["step_seconds"]) > 0
@@ -132,6 +134,25 @@ def test_compare_measures_and_keeps(tmp_path, capsys, monkeypatch):
     assert rows[0]["allocator"] == rows[1]["allocator"] is not None
     assert "jaxbert" in (table := capsys.readouterr().out)
     assert f"{ratio_to('torch', {row['side']: row for row in rows}):.2f}x" in table
+
+
+def test_two_versions_of_jax_beside_pytorch_are_a_row(monkeypatch):
+    machine = {"processor": "a processor", "cores": 2}
+    about = {"workload": {"name": "demo-infer-float32"}, "time": "now", "machine": machine,
+             "platform": "cpu", "command": "compare"}  # fmt: skip
+    rows = [
+        about | {"side": side, "jax": version, "step_seconds": [seconds, seconds],
+                 "median_step_seconds": seconds, "peak_memory_bytes": gib * 2**30}
+        for side, version, seconds, gib in (
+            ("jaxbert", "1.0", 0.2, 1), ("jaxbert-newer", "2.0", 0.1, 2),
+            ("torch-eager", None, 0.3, 3), ("torch-compiled", None, 0.15, 3),
+        )
+    ]  # fmt: skip
+    monkeypatch.setattr(speed_tables, "read_results", lambda name: rows)
+    row = speed_tables.by_jax().splitlines()[2]
+    assert "| 1.0: 200 (200 - 200); 2.0: 100 (100 - 100) | 0.75x; 1.50x | 1.00; 2.00 |" in row
+    rows.pop(1)
+    assert speed_tables.by_jax().startswith("Not measured yet")
 
 
 def test_a_side_that_fails_is_reported(tmp_path, monkeypatch):
