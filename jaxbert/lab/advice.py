@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -30,7 +31,7 @@ def advice(studies: Sequence[Study]) -> Advice | None:
     shares = [study for study in studies if study.metric.in_percent]
     if shares or len({study.metric for study in studies}) > 1:
         studies = shares
-    sizes = list(dict.fromkeys(size for study in studies for size in study.sizes))
+    sizes = sorted({size for study in studies for size in study.sizes}, key=_examples)
     choices = []
     for size in sizes:
         there = [s for s in studies if size in s.sizes and not s.guesses(size)]
@@ -42,6 +43,10 @@ def advice(studies: Sequence[Study]) -> Advice | None:
         return None
     lead = [_anywhere(choices), *_robustness(studies)]
     return Advice(" ".join(lead), [_told(choice, sizes) for choice in choices])
+
+
+def _examples(size: str) -> float:
+    return math.inf if size == "full" else int(size)
 
 
 def _amount(size: str, sizes: list[str]) -> str:
@@ -70,7 +75,10 @@ def _means(studies: Sequence[Study], size: str, outcome: Outcome) -> dict[str, f
 
 
 class _Choice(NamedTuple):
-    """Of one train size and outcome: the best, what is as good, and what is not told apart."""
+    """Of one train size and outcome: the best, what is as good, and what is not told apart.
+
+    failed: of strategies with such runs, how many.
+    """
 
     size: str
     outcome: Outcome
@@ -80,6 +88,7 @@ class _Choice(NamedTuple):
     best: str
     same: list[str]
     close: list[str]
+    failed: dict[str, str]
 
     def cost(self, name: str) -> float:
         """What a strategy has less than the best."""
@@ -88,6 +97,10 @@ class _Choice(NamedTuple):
     def points(self, cost: float) -> str:
         """A difference in words."""
         return self.metric.show(cost) + (" points" if self.metric.in_percent else "")
+
+    def behind(self, name: str, words: str) -> str:
+        """A strategy, what it has less in the words given, and how many of its runs failed."""
+        return f"{name} ({'; '.join(filter(None, (words, self.failed.get(name))))})"
 
     @property
     def worse(self) -> list[str]:
@@ -105,25 +118,34 @@ def _choose(
     close = [
         name for name in others if name not in same and _is_open(studies, size, best, name, outcome)
     ]
-    first = studies[0]
-    return _Choice(size, outcome, outcome.margin(first), first.metric, means, best, same, close)
+    first, failed = studies[0], {}
+    for name in means:
+        runs = [run for study in studies for run in study.cell(size, name).values()]
+        if count := sum(run.failed for run in runs):
+            failed[name] = f"{count} of {len(runs)} runs failed"
+    return _Choice(
+        size, outcome, outcome.margin(first), first.metric, means, best, same, close, failed
+    )
 
 
 def _anywhere(choices: Sequence[_Choice]) -> str:
-    """What is good everywhere, and what it costs to choose what is not."""
-    every = list(dict.fromkeys(name for choice in choices for name in choice.means))
-    good = [name for name in every if not any(name in choice.worse for choice in choices)]
-    text = f"Nowhere told apart from the best: {', '.join(good) or 'no strategy'}."
-    costs = {
-        name: max(choice.cost(name) for choice in choices if name in choice.worse)
-        for name in every
-        if name not in good
-    }
-    if costs:
-        order = sorted(costs, key=lambda name: costs[name])
-        told = (f"{name} up to {choices[0].points(costs[name])}" for name in order)
-        text += f" Being wrong costs: {', '.join(told)}."
-    return text
+    """What choosing wrong costs: how far each strategy falls behind the best, at most."""
+    told, apart = [], False
+    for outcome in dict.fromkeys(choice.outcome for choice in choices):
+        sizes = [choice for choice in choices if choice.outcome == outcome]
+        everywhere = [name for name in sizes[0].means if all(name in c.means for c in sizes)]
+        costs = {name: max(choice.cost(name) for choice in sizes) for name in everywhere}
+        worse = {name for choice in sizes for name in choice.worse}
+        apart |= not worse.isdisjoint(costs)
+        show = sizes[0].metric.show
+        listed = (
+            f"{name} {show(costs[name])}{'*' if name in worse else ''}"
+            for name in sorted(costs, key=lambda name: costs[name])
+        )
+        told.append(f"{outcome.name}: {', '.join(listed)}")
+    unit = ", in points" if choices[0].metric.in_percent else ""
+    text = f"Behind the best strategy of a train size by at most{unit}, {'; '.join(told)}."
+    return text + (" * is told apart from the best somewhere." if apart else "")
 
 
 def _told(choice: _Choice, sizes: list[str]) -> str:
@@ -135,9 +157,10 @@ def _told(choice: _Choice, sizes: list[str]) -> str:
         points = "1 point" if margin == 0.01 else f"{100 * margin:g} points"
         text += f"; the same within {points}: {', '.join(choice.same)}"
     if choice.close:
-        behind = [f"{n} ({choice.metric.show(choice.cost(n))} less)" for n in choice.close]
+        near = sorted(choice.close, key=choice.cost)
+        behind = [choice.behind(n, f"{choice.metric.show(choice.cost(n))} less") for n in near]
         text += f"; not told apart from it: {', '.join(behind)}"
-    costs = [f"{name} (by {choice.points(choice.cost(name))})" for name in choice.worse]
+    costs = [choice.behind(n, f"by {choice.points(choice.cost(n))}") for n in choice.worse]
     return text + (f"; worse: {', '.join(costs)}" if costs else "") + "."
 
 

@@ -42,7 +42,9 @@ class Finding:
       margin_p: of "there is one that matters"; None where no margin says so.
       within: what it says of the part if there is none: equivalent, or yes.
       seeds: that it is of.
-      projected: seeds that it would take to know, `BEYOND` = over 1,000; None = cannot be said.
+      toward: the answer that more seeds would give, if the difference is what it seems.
+      projected: seeds that this would take with the strictest correction, `BEYOND` = over 1,000;
+        None = cannot be said.
     """
 
     numbers: str
@@ -51,6 +53,7 @@ class Finding:
     margin_p: float | None = None
     within: str = SAME
     seeds: int = 0
+    toward: str = UNCLEAR
     projected: float | None = None
 
 
@@ -119,16 +122,18 @@ class More(_Pair):
         if found is None:
             return None
         margin = self.outcome.margin(study)
-        # Without a margin: until the interval leaves out 0, if the difference is what it seems.
-        width = 2 * abs(found.mean) if margin is None else margin
+        # Until the interval leaves out 0, or has no more than the margin.
+        width = max(2 * abs(found.mean), margin or 0.0)
+        direction = YES if found.mean * self.sign > 0 else NO
         percent = self.outcome.sets is not None and study.metric.in_percent
         return Finding(
             describe(found.interval(), percent) + _failures(study, size, self.names(study)),
             found.p,
-            YES if found.mean * self.sign > 0 else NO,
+            direction,
             None if margin is None else found.equivalence_p(margin),
             seeds=found.seeds,
-            projected=projected_seeds(found, width) if width else None,
+            toward=SAME if margin is not None and width == margin else direction,
+            projected=_needed(found, width),
         )
 
 
@@ -142,6 +147,7 @@ class NoGain(_Pair):
         if found is None:
             return None
         told = describe(found.interval(), study.metric.in_percent)
+        gain = NO if found.mean > (margin or 0.0) / 2 else YES
         return Finding(
             told + _failures(study, size, self.names(study)),
             found.p,
@@ -149,7 +155,8 @@ class NoGain(_Pair):
             None if margin is None else found.p_below(margin),
             YES,
             found.seeds,
-            None if margin is None else projected_seeds(found, margin),
+            gain,
+            _until_one_sided(found, found.mean, margin or 0.0),
         )
 
 
@@ -184,6 +191,7 @@ class NotWorse:
             return None
         name, worst = min(found.items(), key=lambda item: item[1].mean)
         told = describe(worst.interval(), study.metric.in_percent)
+        toward, projected = _projected([*found.values()], margin or 0.0)
         return Finding(
             f"least against {name}: {told}",
             # Worse than any: the smallest of as many (Bonferroni). Worse than none: the largest.
@@ -192,15 +200,34 @@ class NotWorse:
             None if margin is None else max(gap.p_above(-margin) for gap in found.values()),
             YES,
             worst.seeds,
-            None if margin is None else _longest(list(found.values()), margin, worst.seeds),
+            toward,
+            projected,
         )
 
 
-def _longest(gaps: Sequence[Effect], margin: float, seeds: int) -> float | None:
-    """Seeds for the comparison that takes the most, of those that may still be worse."""
-    wanted = [projected_seeds(gap, margin) for gap in gaps if gap.p_above(-margin) >= ALPHA]
+def _projected(gaps: Sequence[Effect], margin: float) -> tuple[str, float | None]:
+    """What they will say together, and the seeds: one that is worse decides, else the slowest."""
+    still = [gap for gap in gaps if gap.p_above(-margin) >= ALPHA]
+    worse = [gap for gap in still if gap.mean < -margin / 2]
+    wanted = [_until_one_sided(gap, -gap.mean, margin) for gap in worse or still]
     known = [number for number in wanted if number is not None]
-    return max(known, default=seeds) if len(known) == len(wanted) else None
+    if worse:
+        return NO, min(known, default=None)
+    return YES, max(known, default=None) if len(known) == len(wanted) else None
+
+
+def _until_one_sided(gap: Effect, much: float, margin: float) -> float | None:
+    """Seeds until the interval leaves out the margin, or 0, whichever is further from `much`."""
+    return _needed(gap, 2 * max(margin - much, much))
+
+
+def _needed(gap: Effect, width: float) -> float | None:
+    """Seeds until the interval is no wider, at the level that Holm's procedure begins with."""
+    return projected_seeds(gap, width, _strictest()) if width else None
+
+
+def _strictest() -> float:
+    return ALPHA / sum(len(claim.parts) for claim in CLAIMS)
 
 
 @dataclass(frozen=True)
@@ -216,12 +243,14 @@ class MoreVariable(_Pair):
             found = variance_ratio(*(list(cell.values()) for cell in cells))
         except ValueError:
             return None
+        direction = YES if found.ratio > 1 else NO
         return Finding(
             f"variance ratio {found.ratio:.2g} ({found.low:.2g} to {found.high:.2g})",
             found.p,
-            YES if found.ratio > 1 else NO,
+            direction,
             seeds=min(map(len, cells)),
-            projected=seeds_for_ratio(found.ratio),
+            toward=direction,
+            projected=seeds_for_ratio(found.ratio, _strictest()),
         )
 
 

@@ -74,8 +74,8 @@ def more_seeds(comparisons: Mapping[K, Comparison], most: int = MOST) -> dict[K,
     return wanted
 
 
-def projected_seeds(effect: Effect, width: float) -> float | None:
-    """Seeds in all until the 95% interval is no wider than that, at the noise seen.
+def projected_seeds(effect: Effect, width: float, alpha: float = ALPHA) -> float | None:
+    """Seeds in all until the 95% interval (1 - alpha) is no wider than that, at the noise seen.
 
     `BEYOND` where 1,000 do not suffice (the test set is too small, or the noise too large); None of
     one seed, which knows no noise.
@@ -83,18 +83,18 @@ def projected_seeds(effect: Effect, width: float) -> float | None:
     from scipy.stats import t
 
     seeds, error, freedom = _projection(effect)
-    return _first(seeds, 2 * t.isf(0.025, freedom) * error <= width, effect)
+    return _first(seeds, 2 * t.isf(alpha / 2, freedom) * error <= width, effect)
 
 
-def seeds_for_ratio(ratio: float) -> float:
-    """Seeds of each of two strategies until the F test at 5% sees such a ratio of variances.
+def seeds_for_ratio(ratio: float, alpha: float = ALPHA) -> float:
+    """Seeds of each of two strategies until the F test at alpha sees such a ratio of variances.
 
     `BEYOND` where 1,000 do not suffice.
     """
     from scipy.stats import f
 
     seeds = np.arange(2, _PROJECTED + 1)
-    seen = f.isf(ALPHA / 2, seeds - 1, seeds - 1) <= max(ratio, 1 / ratio if ratio else np.inf)
+    seen = f.isf(alpha / 2, seeds - 1, seeds - 1) <= max(ratio, 1 / ratio if ratio else np.inf)
     return int(seeds[seen.argmax()]) if seen.any() else BEYOND
 
 

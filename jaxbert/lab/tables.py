@@ -203,7 +203,8 @@ def wanted(verdict: Verdict, size: str) -> str:
         return " (no number of seeds known to decide)"
     if lacking == BEYOND:
         return " (1,000 seeds would not do)"
-    return f" (about {lacking} more seeds, {2 * lacking} runs a comparison)"
+    seeds = "1 more seed" if lacking == 1 else f"{lacking} more seeds"
+    return f" (about {seeds}, {2 * lacking} runs a comparison)"
 
 
 def sweep_table(sweep: Sweep) -> Table:

@@ -34,14 +34,15 @@ RULE = (
 class Answer:
     """A part of a claim at one train size: yes, no, equivalent or unclear, and why.
 
-    seeds, projected: of what it is, and how many would decide it, `sequential.BEYOND` = more than
-    can be run; None = cannot be said.
+    seeds, toward, projected: of what it is, what more are expected to say, and how many would,
+    `sequential.BEYOND` = more than can be run; None = cannot be said.
     """
 
     size: str
     answer: str
     numbers: str
     seeds: int = 0
+    toward: str = UNCLEAR
     projected: float | None = None
 
     @property
@@ -79,15 +80,18 @@ class Verdict:
     by_size: tuple[tuple[str, str], ...] = ()
 
     def lacking(self, size: str) -> float | None:
-        """Seeds for each strategy that the undecided claim still wants; None = cannot be said."""
+        """Seeds for each strategy that the undecided claim still wants; None = cannot be said.
+
+        Until all its parts are decided, or one is no.
+        """
         answers = [part.at(size) for part in self.parts]
-        wanted = [
-            None if answer is None else answer.lacking
-            for answer in answers
-            if answer is None or answer.answer == UNCLEAR
-        ]
-        known = [number for number in wanted if number is not None]
-        return max(known) if known and len(known) == len(wanted) else None
+        still = [answer for answer in answers if answer is None or answer.answer == UNCLEAR]
+        wanted = [(answer.toward, answer.lacking) for answer in still if answer is not None]
+        known = [seeds for _, seeds in wanted if seeds is not None]
+        ways = [seeds for toward, seeds in wanted if toward == NO and seeds is not None]
+        if known and len(known) == len(still):
+            ways.append(max(known))
+        return min(ways, default=None)
 
 
 def judge(study: Study) -> list[Verdict]:
@@ -127,7 +131,9 @@ def _decide(family: dict[Key, Finding]) -> dict[Key, Answer]:
             answer = finding.within
         elif differ[name] < ALPHA:
             answer = finding.direction
-        answers[key] = Answer(key[2], answer, finding.numbers, finding.seeds, finding.projected)
+        answers[key] = Answer(
+            key[2], answer, finding.numbers, finding.seeds, finding.toward, finding.projected
+        )
     return answers
 
 

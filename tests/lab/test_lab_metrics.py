@@ -54,7 +54,11 @@ def test_numbers_are_those_of_the_journals_and_gains_are_what_is_less(study):
     assert first == (
         "With 200 examples, in domain: uniform (7.27); worse: discriminative (by 1.97)."
     )
-    assert lead.endswith("Being wrong costs: discriminative up to 1.97.")
+    assert lead == (
+        "Behind the best strategy of a train size by at most, in domain: uniform 0, discriminative "
+        "1.97*; out of domain: uniform 0, discriminative 1.97*. * is told apart from the best "
+        "somewhere."
+    )
     last = judge(found)[-1]  # the claim that discriminative is best
     assert last.verdict == "contradicted"
 

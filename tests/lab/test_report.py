@@ -128,9 +128,10 @@ def test_advice_names_the_best_its_equals_and_what_being_wrong_costs(tmp_path):
     )
     assert outside.startswith("With 200 examples, out of domain: uniform (60.0%); the same within")
     assert lead == (
-        "Nowhere told apart from the best: uniform, same, near. Being wrong costs: worse up to "
-        "10.0 points. Octaves of the base rate within a point of the best, on average: "
-        "same 1.1."
+        "Behind the best strategy of a train size by at most, in points, in domain: same 0.0, "
+        "uniform 0.0, near 0.5, worse 10.0*; out of domain: uniform 0.0, same 0.0, near 0.0, worse "
+        "0.0. * is told apart from the best somewhere. Octaves of the base rate within a point of "
+        "the best, on average: same 1.1."
     )
 
 

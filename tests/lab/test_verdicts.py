@@ -8,6 +8,7 @@ from jaxbert.lab.claims import compared
 from jaxbert.lab.comparisons import IN_DOMAIN, effect
 from jaxbert.lab.journals import read
 from jaxbert.lab.plan_file import OWN
+from jaxbert.lab.sequential import BEYOND
 from jaxbert.lab.tables import wanted
 from jaxbert.lab.verdicts import (
     CONTRADICTED,
@@ -90,12 +91,16 @@ def test_undecided_within_the_noise_says_how_many_more(tmp_path):
     assert found.pop("annealing").verdict == EQUIVALENT
     assert {v.verdict for v in found.values()} == {UNDECIDED}
     high = found["high"].parts[0].answers[0]
-    # A standard deviation of .72 points: a width of .5 at 2 t s / sqrt n, n = 35.
-    assert (high.seeds, high.projected, high.lacking) == (5, 35, 30)
+    # A standard deviation of .72 points: a width of .5 at 2 t s / sqrt n, n = 73; of 12 tests, t is
+    # that of .05 / 12.
+    assert (high.seeds, high.projected, high.lacking) == (5, 73, 68)
+    assert high.toward == "equivalent"
     # Neighbours are the same in all runs: nothing will ever tell them apart.
     assert found["high"].lacking("200") is None
     cyclical = found["cyclical"]
-    assert cyclical.parts[0].answers[0].lacking == 30
+    # No more than the control by the margin: half an interval as wide as that, n = 22.
+    gain = cyclical.parts[0].answers[0]
+    assert (gain.toward, gain.lacking) == ("yes", 17)
     assert "no number of seeds known" in wanted(cyclical, "200")
 
 
@@ -108,8 +113,27 @@ def test_what_a_thousand_seeds_would_not_decide_is_said_so(tmp_path):
 def test_how_many_runs_an_undecided_claim_wants(tmp_path):
     noisy = [{"test": 0.8 + d, "overlap": 0.1} for d in (0.01, -0.01, 0.002, 0.0, -0.002)]
     found = verdicts(tmp_path, uniform=runs(0.80, 0), high=noisy)
-    assert found["high"].lacking("200") == 30
-    assert wanted(found["high"], "200") == " (about 30 more seeds, 60 runs a comparison)"
+    assert found["high"].lacking("200") == 68
+    assert wanted(found["high"], "200") == " (about 68 more seeds, 136 runs a comparison)"
+
+
+def test_a_large_difference_takes_fewer_seeds_than_a_narrow_interval(tmp_path):
+    away = (0.06, -0.06, 0.04, 0.0, -0.04)  # 5.1 points of deviation
+    noisy = [{"test": 0.75 + d, "overlap": 0.1} for d in away]
+    found = verdicts(tmp_path, uniform=runs(0.80, 0), high=noisy)
+    high = found["high"].parts[0].answers[0]
+    assert (high.answer, high.toward) == ("unclear", "yes")
+    assert high.projected == 13  # t s / sqrt n: 5.0 points, as far as it is from none
+
+
+def test_one_part_that_says_no_decides_a_claim(tmp_path):
+    away = (0.06, -0.06, 0.04, 0.0, -0.04)
+    more = [{"test": 0.85 + d, "overlap": 0.499 + 2 * d} for d in away]
+    claim = verdicts(tmp_path, uniform=runs(0.80, 0), high=more)["high"]
+    accuracy, overlap = (part.answers[0] for part in claim.parts)
+    assert (accuracy.toward, overlap.toward) == ("no", "yes")
+    assert overlap.lacking == BEYOND
+    assert claim.lacking("200") == accuracy.lacking == 8  # of 13
 
 
 def test_a_strategy_that_diverges_has_guessed(tmp_path):
