@@ -14,6 +14,8 @@ import functools
 import io
 import re
 import statistics
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -214,6 +216,12 @@ def plan_lab() -> str:
     return "\n\n".join([*parts, "; ".join([command, *gone]) + "."])
 
 
+def plan_lead() -> str:
+    """Of the same, what choosing wrong costs."""
+    said = advice([*read_lab(RESULTS / "lab" / "plan").studies.values()])
+    return said.lead if said is not None else "Not run yet: `jaxbert lab run --plan` does."
+
+
 def again() -> str:
     """Cells of the study of several tasks that were run again, by processor."""
     found: dict[str, list[dict[str, Any]]] = {}
@@ -234,9 +242,19 @@ def again() -> str:
 
 
 def claims() -> str:
-    """The study's verdicts, for the README."""
-    study = read_lab(RESULTS / "lab" / "study")
-    return table(["claim", "verdict"], [[v.claim, v.verdict] for v in verdicts.judge(study)])
+    """For the README: of every study, at how many train sizes a claim has which verdict."""
+    found = {("films", "minilm"): read_lab(RESULTS / "lab" / "study")}
+    found |= read_lab(RESULTS / "lab" / "plan").studies
+    judged = [verdicts.judge(study) for study in found.values()]
+    rows = [
+        [same[0].claim, *(_counts(word for _, word in verdict.by_size) for verdict in same)]
+        for same in zip(*judged, strict=True)
+    ]
+    return table(["claim", *(f"{task}, {model}" for task, model in found)], rows)
+
+
+def _counts(words: Iterable[str]) -> str:
+    return ", ".join(f"{word} {count}" for word, count in Counter(words).most_common())
 
 
 def main_lab() -> str:
@@ -289,6 +307,7 @@ TABLES = {
     "lab": lab,
     "main lab": main_lab,
     "plan lab": plan_lab,
+    "plan lead": plan_lead,
     "again": again,
     "claims": claims,
     "plans": plans,
