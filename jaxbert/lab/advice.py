@@ -36,9 +36,10 @@ def advice(studies: Sequence[Study]) -> Advice | None:
     for size in sizes:
         there = [s for s in studies if size in s.sizes and not s.guesses(size)]
         for outcome in (IN_DOMAIN, OUT_OF_DOMAIN):
-            means = _means(there, size, outcome)
+            having = [s for s in there if outcome.sets is None or outcome.sets(s)]
+            means = _means(having, size, outcome)
             if len(means) > 1:
-                choices.append(_choose(there, size, outcome, means))
+                choices.append(_choose(having, size, outcome, means))
     if not choices:
         return None
     lead = [_anywhere(choices), *_robustness(studies)]

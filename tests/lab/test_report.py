@@ -1,5 +1,6 @@
 """The report: numbers recomputed from the journals, hostile names, missing and failed runs."""
 
+import json
 import re
 
 import lab_journals
@@ -133,6 +134,21 @@ def test_advice_names_the_best_its_equals_and_what_being_wrong_costs(tmp_path):
         "0.0. * is told apart from the best somewhere. Octaves of the base rate within a point of "
         "the best, on average: same 1.1."
     )
+
+
+def test_a_task_without_sets_from_elsewhere_does_not_hide_those_of_another(tmp_path):
+    given = {("200", "uniform"): [{"test": 0.8}] * 3, ("200", "other"): [{"test": 0.7}] * 3}
+    for name in ("with", "without"):
+        lab_journals.study(tmp_path / name, ["uniform", "other"], cells=given)
+    about = tmp_path / "without" / "study.json"
+    about.write_text(json.dumps(json.loads(about.read_text()) | {"out_of_domain": []}))
+    for path in (tmp_path / "without").rglob("*.jsonl"):
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        lines[-1]["scores"].pop("mail")
+        path.write_text("\n".join(map(json.dumps, lines)) + "\n")
+    _, (inside, outside) = advice([read(tmp_path / "with"), read(tmp_path / "without")])
+    assert "in domain: uniform" in inside
+    assert "out of domain: uniform" in outside
 
 
 def test_where_the_control_guesses_nothing_is_advised(tmp_path):
