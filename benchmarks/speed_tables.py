@@ -83,7 +83,7 @@ def main_speed() -> str:
 
 def by_jax() -> str:
     """jaxbert with two versions of JAX, where one comparison has both."""
-    rows, commands = [], []
+    rows, shown = [], []
     for (name, where), sides in _latest().items():
         if "jaxbert-newer" not in sides:
             continue
@@ -95,12 +95,12 @@ def by_jax() -> str:
             for row in both
         ]  # fmt: skip
         rows.append([name, where, *map("; ".join, zip(*cells, strict=True))])
-        commands.append(sides)
+        shown.append(sides)
     if not rows:
         return NOT_YET.replace("make bench", "python -m benchmarks.compare --sides ...")
     header = ["work", "on", "jaxbert, ms, by JAX's version", "speed over PyTorch",
               "peak memory, GiB"]  # fmt: skip
-    return f"{table(header, rows)}\n\n{_commands(commands)}."
+    return f"{table(header, rows)}\n\n{_commands(shown)}."
 
 
 def families() -> str:
