@@ -126,6 +126,16 @@ def test_a_large_difference_takes_fewer_seeds_than_a_narrow_interval(tmp_path):
     assert high.projected == 13  # t s / sqrt n: 5.0 points, as far as it is from none
 
 
+@pytest.mark.parametrize(("mean", "toward", "projected"), [(0.75, "no", 13), (0.8, "yes", 859)])
+def test_worse_than_any_or_no_worse_than_all(tmp_path, mean, toward, projected):
+    # Seeds until t s / sqrt n is the mean, or the margin: 5.0 or .5 points, s = 5.1.
+    noisy = [{"test": mean + d} for d in (0.06, -0.06, 0.04, 0.0, -0.04)]
+    others = dict.fromkeys(["uniform", *FIVE], runs(0.80, 0))
+    claim = verdicts(tmp_path, **{**others, "discriminative": noisy})["discriminative"]
+    answer = claim.parts[0].answers[0]
+    assert (answer.answer, answer.toward, answer.projected) == ("unclear", toward, projected)
+
+
 def test_one_part_that_says_no_decides_a_claim(tmp_path):
     away = (0.06, -0.06, 0.04, 0.0, -0.04)
     more = [{"test": 0.85 + d, "overlap": 0.499 + 2 * d} for d in away]
