@@ -14,22 +14,15 @@ import functools
 import io
 import re
 import statistics
-from collections import Counter
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import peer_tables, trust_tables
+from benchmarks import peer_tables, study_tables, trust_tables
 from benchmarks.level_tables import first_step, level, masks, whole_runs
 from benchmarks.markdown import machine, table
 from benchmarks.plan_tables import kernel_cycles, plan_parts, plans
-from benchmarks.results import RESULTS, read_results
+from benchmarks.results import read_results
 from benchmarks.speed_tables import breakdown, by_jax, families, main_speed, speed
-from jaxbert.lab import page, verdicts
-from jaxbert.lab import tables as lab_tables
-from jaxbert.lab.advice import advice
-from jaxbert.lab.journals import Study, Sweep
-from jaxbert.lab.journals import read as read_lab
 
 ROOT = Path(__file__).parent.parent
 SETS = {"dev": "dev", "test": "test", "amazon": "product reviews", "nyt": "editorials",
@@ -191,102 +184,6 @@ def windows() -> str:
     return f"{table(header, rows)}\n\n`python -m benchmarks.windows`; {where}."
 
 
-def lab() -> str:
-    """Verdicts, results and differences of the committed study, and the sweep."""
-    parts = []
-    for name in ("study", "sweep"):
-        directory = RESULTS / "lab" / name
-        if directory.is_dir():
-            found = read_lab(directory)
-            parts += [lab_tables.markdown(found), _made(found)]
-    return "\n\n".join(parts) or "Not run yet: `jaxbert lab run` does."
-
-
-def plan_lab() -> str:
-    """The study of several tasks: every claim by task and train size, and what to choose."""
-    found = read_lab(RESULTS / "lab" / "plan")
-    said = advice([*found.studies.values()])
-    parts = [table(*lab_tables.overview(found))]
-    if said is not None:
-        parts += [said.lead, "\n".join(f"- {detail}" for detail in said.details)]
-    gone = [f"{found.missing} runs of these are missing"] if found.missing else []
-    if found.absent:
-        gone += ["not run yet: " + "; ".join(", ".join(pair) for pair in found.absent)]
-    command = "`jaxbert lab report benchmarks/results/lab/plan` makes the page of it"
-    return "\n\n".join([*parts, "; ".join([command, *gone]) + "."])
-
-
-def plan_lead() -> str:
-    """Of the same, what choosing wrong costs."""
-    said = advice([*read_lab(RESULTS / "lab" / "plan").studies.values()])
-    return said.lead if said is not None else "Not run yet: `jaxbert lab run --plan` does."
-
-
-def again() -> str:
-    """Cells of the study of several tasks that were run again, by processor."""
-    found: dict[str, list[dict[str, Any]]] = {}
-    for row in read_results("again"):
-        found.setdefault(machine(row), []).append(row)
-    if not found:
-        return "Not run again yet: `python -m benchmarks.again` does."
-    rows = []
-    for where, cells in found.items():
-        known = [cell for cell in cells if cell["difference"] is not None]
-        far = max((cell["difference"] for cell in known), default=0.0)
-        noise = statistics.median(cell["deviation"] for cell in cells)
-        rows.append([where, str(len(cells)), str(sum(cell["same"] for cell in cells)),
-                     f"{100 * far:.1f}", f"{100 * noise:.1f}"])  # fmt: skip
-    header = ["on", "cells", "the same in every example", "largest difference of a score, points",
-              "deviation over seeds, median"]  # fmt: skip
-    return f"{table(header, rows)}\n\n`python -m benchmarks.again`, cells drawn at random."
-
-
-def claims() -> str:
-    """For the README: of every study, at how many train sizes a claim has which verdict."""
-    found = {("films", "minilm"): read_lab(RESULTS / "lab" / "study")}
-    found |= read_lab(RESULTS / "lab" / "plan").studies
-    judged = [verdicts.judge(study) for study in found.values()]
-    rows = [
-        [same[0].claim, *(_counts(word for _, word in verdict.by_size) for verdict in same)]
-        for same in zip(*judged, strict=True)
-    ]
-    return table(["claim", *(f"{task}, {model}" for task, model in found)], rows)
-
-
-def _counts(words: Iterable[str]) -> str:
-    return ", ".join(f"{word} {count}" for word, count in Counter(words).most_common())
-
-
-def main_lab() -> str:
-    """The study for the README: a row for every strategy, a column for every train size."""
-    study = read_lab(RESULTS / "lab" / "study")
-    cells: dict[str, list[list[str]]] = {}
-    for row in lab_tables.results(study)[1]:
-        cells.setdefault(row[1], []).append(row)
-    last = study.sizes[-1]
-    gained = {
-        name: out for size, name, _, out, *_ in lab_tables.differences(study)[1] if size == last
-    }
-    rows = []
-    for name, found in cells.items():
-        scores = [f"{accuracy} (rate {rate})" for _, _, rate, accuracy, *_ in found]
-        runs, failed = (sum(int(row[place]) for row in found) for place in (-2, -1))
-        rows.append([f"`{name}`", *scores, gained.get(name, "the control"), f"{failed} of {runs}"])
-    header = ["strategy", *(f"train size {size}" for size in study.sizes),
-              f"out of domain, {last}, against `{study.control}`", "failed runs"]  # fmt: skip
-    fixed = [f"`{name}`" for name, about in study.about["strategies"].items() if not about["tuned"]]
-    note = (
-        "Test accuracy, %, mean and 95% interval over seeds, at the base rate that the development "
-        f"set chose, or, for {' and '.join(fixed)}, at the rate that is its claim."
-    )
-    return f"{table(header, rows)}\n\n{note} {_made(study)}"
-
-
-def _made(found: Study | Sweep) -> str:
-    missing = f" {found.missing} runs are still missing." if found.missing else ""
-    return f"`{page.command(found)}`, then `jaxbert lab report DIRECTORY`.{missing}"
-
-
 TABLES = {
     "status": status,
     "parity": parity,
@@ -304,14 +201,9 @@ TABLES = {
     "windows": windows,
     "lr": lr,
     "strategies": strategies,
-    "lab": lab,
-    "main lab": main_lab,
-    "plan lab": plan_lab,
-    "plan lead": plan_lead,
-    "again": again,
-    "claims": claims,
     "plans": plans,
     **peer_tables.TABLES,
+    **study_tables.TABLES,
     **trust_tables.TABLES,
     "plan parts": plan_parts,
     "kernel cycles": kernel_cycles,
