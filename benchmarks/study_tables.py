@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import statistics
 from collections import Counter
 from collections.abc import Iterable
@@ -11,8 +12,8 @@ from benchmarks.markdown import machine, table
 from benchmarks.results import RESULTS, read_results
 from jaxbert.lab import page, verdicts
 from jaxbert.lab import tables as lab_tables
-from jaxbert.lab.advice import advice
-from jaxbert.lab.journals import STUDY, Study, Sweep, read_study
+from jaxbert.lab.advice import Advice, advice
+from jaxbert.lab.journals import STUDY, Collection, Study, Sweep, read_collection, read_study
 from jaxbert.lab.journals import read as read_lab
 from jaxbert.lab.records import DEVELOPMENT
 
@@ -32,8 +33,7 @@ def lab() -> str:
 
 def plan_lab() -> str:
     """The study of several tasks: every claim by task and train size, and what to choose."""
-    found = read_lab(PLAN)
-    said = advice([*found.studies.values()])
+    found, said = _plan()
     parts = [table(*lab_tables.overview(found))]
     if said is not None:
         parts += [said.lead, "\n".join(f"- {detail}" for detail in said.details)]
@@ -47,8 +47,30 @@ def plan_lab() -> str:
 
 def plan_lead() -> str:
     """Of the same, what choosing wrong costs."""
-    said = advice([*read_lab(PLAN).studies.values()])
+    said = _plan()[1]
     return said.lead if said is not None else "Not run yet: `jaxbert lab run --plan` does."
+
+
+def rates() -> str:
+    """Of the same, the base rate that the development set chose, by size and tuned strategy."""
+    studies = _plan()[0].studies.values()
+    tuned = [name for study in studies for name, about in study.about["strategies"].items()
+             if about["tuned"] and study.cell(study.sizes[-1], name)]  # fmt: skip
+    names = [name for name, count in Counter(tuned).items() if count == len(studies)]
+    rows = []
+    for study in studies:
+        header, found = lab_tables.budget(study) or ([], [])
+        cells = {row[0]: row[1:] for row in found}
+        for place, size in enumerate(header[1:]):
+            chosen = [cells[name][place] for name in names]
+            rows.append([study.about["plan"], size.removeprefix("train size "), *chosen])
+    return table(["study", "train size", *names], rows)
+
+
+@functools.cache
+def _plan() -> tuple[Collection, Advice | None]:
+    found = read_collection(PLAN)
+    return found, advice([*found.studies.values()])
 
 
 def pilot() -> str:
@@ -93,7 +115,7 @@ def again() -> str:
 def claims() -> str:
     """For the README: of every study, at how many train sizes a claim has which verdict."""
     found = {("films", "minilm"): read_lab(RESULTS / "lab" / "study")}
-    found |= read_lab(PLAN).studies
+    found |= _plan()[0].studies
     judged = [verdicts.judge(study) for study in found.values()]
     rows = [
         [same[0].claim, *(_counts(word for _, word in verdict.by_size) for verdict in same)]
@@ -141,6 +163,7 @@ TABLES = {
     "main lab": main_lab,
     "plan lab": plan_lab,
     "plan lead": plan_lead,
+    "plan rates": rates,
     "pilot": pilot,
     "again": again,
     "claims": claims,
