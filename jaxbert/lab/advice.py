@@ -10,7 +10,7 @@ from typing import NamedTuple
 from jaxbert.lab.comparisons import IN_DOMAIN, OUT_OF_DOMAIN, Outcome, effect, values
 from jaxbert.lab.journals import Study
 from jaxbert.lab.metric import Metric
-from jaxbert.lab.regions import good_region, rate_scores
+from jaxbert.lab.regions import good_region, rate_scores, without_search
 from jaxbert.lab.verdicts import ALPHA
 
 
@@ -42,7 +42,7 @@ def advice(studies: Sequence[Study]) -> Advice | None:
                 choices.append(_choose(having, size, outcome, means))
     if not choices:
         return None
-    lead = [_anywhere(choices), *_robustness(studies)]
+    lead = [_anywhere(choices), *_unsearched(studies), *_robustness(studies)]
     return Advice(" ".join(lead), [_told(choice, sizes) for choice in choices])
 
 
@@ -175,6 +175,20 @@ def _is_open(studies: Sequence[Study], size: str, best: str, name: str, outcome:
     """Significantly worse in no study."""
     found = [effect(study, size, best, name, outcome) for study in studies]
     return not any(gap and gap.mean > 0 and gap.p < ALPHA for gap in found)
+
+
+def _unsearched(studies: Sequence[Study]) -> list[str]:
+    """What one rate costs that is taken for everything."""
+    found = without_search(studies)
+    if not found:
+        return []
+    show = studies[0].metric.show
+    told = ", ".join(f"{name} {show(cost)} (at {rate:g})" for name, (rate, cost) in found.items())
+    points = ", in points" if studies[0].metric.in_percent else ""
+    return [
+        "Without a search, each at the one rate that is best for all sizes, behind the best on the "
+        f"development set by at most{points}: {told}."
+    ]
 
 
 def _robustness(studies: Sequence[Study]) -> list[str]:

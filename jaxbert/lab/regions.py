@@ -84,3 +84,27 @@ def on_the_edge(study: Study, size: str, strategy: str) -> bool:
         return False
     best = max(sorted(scores), key=lambda rate: scores[rate])
     return best in (min(scores), max(scores))
+
+
+def without_search(studies: Sequence[Study]) -> dict[str, tuple[float, float]]:
+    """{strategy: (a base rate, how far it is behind at most)}, the least first.
+
+    For who tries no rates: of those tried at every train size of every study, the one that is least
+    far, where it is farthest, from the best strategy at its best rate there, by the development
+    sets. Sizes at which the control guesses say nothing; of fewer than two there is no answer.
+    """
+    sizes = [(study, size) for study in studies for size in study.sizes if not study.guesses(size)]
+    behind: dict[tuple[float, str], list[float]] = {}
+    for study, size in sizes:
+        scores = {
+            (rate, name): score
+            for name in study.strategies
+            for rate, score in rate_scores(study, size, name).items()
+        }
+        for pair, score in scores.items():
+            behind.setdefault(pair, []).append(max(scores.values()) - score)
+    most = {pair: max(costs) for pair, costs in behind.items() if len(costs) == len(sizes) > 1}
+    found: dict[str, tuple[float, float]] = {}
+    for rate, name in sorted(most, key=lambda pair: (most[pair], pair)):
+        found.setdefault(name, (rate, most[rate, name]))
+    return found

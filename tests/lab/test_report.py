@@ -14,6 +14,7 @@ from jaxbert.lab.advice import advice
 from jaxbert.lab.journals import read
 from jaxbert.lab.page import command
 from jaxbert.lab.records import read_journal
+from jaxbert.lab.regions import without_search
 from jaxbert.lab.report import format_table, write_report
 from jaxbert.lab.tables import budget, differences, markdown, results, sweep_table
 
@@ -134,6 +135,34 @@ def test_advice_names_the_best_its_equals_and_what_being_wrong_costs(tmp_path):
         "0.0. * is told apart from the best somewhere. Octaves of the base rate within a point of "
         "the best, on average: same 1.1."
     )
+
+
+def test_the_rate_for_who_tries_none_is_least_behind_where_it_is_farthest(tmp_path):
+    tried = {
+        ("200", "uniform"): {1e-4: [0.70, 0.72], 2e-4: [0.80, 0.80], 4e-4: [0.79, 0.79]},
+        ("full", "uniform"): {1e-4: [0.90, 0.90], 2e-4: [0.81, 0.81]},
+        # Best at its own rate, but of 2e-4 a run diverged at one size and guesses, which is .5.
+        ("200", "other"): {1e-4: [0.60, 0.60], 2e-4: [0.83, 0.81]},
+        ("full", "other"): {1e-4: [0.88, 0.88], 2e-4: [0.80, None]},
+        ("200", "some"): {1e-4: [0.82, 0.82]},
+    }
+    given = {(size, "uniform"): [{"test": 0.8}] * 3 for size in ("200", "full")}
+    given |= {(size, "other"): [{"test": 0.7}] * 3 for size in ("200", "full")}
+    names = ["uniform", "other", "some"]
+    study = lambda sizes: read(  # noqa: E731
+        lab_journals.study(tmp_path / "-".join(sizes), names, sizes=sizes, cells=given, tried=tried)
+    )
+    found = study(("200", "full"))
+    answer = without_search([found])
+    assert list(answer) == ["uniform", "other"]
+    # uniform: 1e-4 is .11 and 0 behind, 2e-4 .02 and .09; other: 1e-4 .22, .02, 2e-4 0, .25.
+    assert answer["uniform"] == (2e-4, pytest.approx(0.09))
+    assert answer["other"] == (1e-4, pytest.approx(0.22))
+    assert (
+        "Without a search, each at the one rate that is best for all sizes, behind the best on the "
+        "development set by at most, in points: uniform 9.0 (at 0.0002), other 22.0 (at 0.0001)."
+    ) in advice([found]).lead
+    assert without_search([study(("200",))]) == {}
 
 
 def test_a_task_without_sets_from_elsewhere_does_not_hide_those_of_another(tmp_path):
