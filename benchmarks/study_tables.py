@@ -6,6 +6,7 @@ import functools
 import statistics
 from collections import Counter
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from benchmarks.markdown import machine, table
@@ -17,7 +18,7 @@ from jaxbert.lab.journals import STUDY, Collection, Study, Sweep, read_collectio
 from jaxbert.lab.journals import read as read_lab
 from jaxbert.lab.records import DEVELOPMENT
 
-PLAN, PILOT = RESULTS / "lab" / "plan", RESULTS / "lab" / "pilot"
+PLAN, BEGUN, PILOT = (RESULTS / "lab" / name for name in ("plan", "begun", "pilot"))
 
 
 def lab() -> str:
@@ -38,7 +39,7 @@ def plan_lab() -> str:
     if said is not None:
         parts += [said.lead, "\n".join(f"- {detail}" for detail in said.details)]
     gone = [f"{found.missing} runs of these are missing"] if found.missing else []
-    left = {study.about["plan"] for study in _left()}
+    left = {study.about["plan"] for study in (*_studies(BEGUN), *_studies(PILOT))}
     if absent := [pair for pair in found.absent if "/".join(pair) not in left]:
         gone += ["not run yet: " + "; ".join(", ".join(pair) for pair in absent)]
     command = "`jaxbert lab report benchmarks/results/lab/plan` makes the page of it"
@@ -73,10 +74,20 @@ def _plan() -> tuple[Collection, Advice | None]:
     return found, advice([*found.studies.values()])
 
 
+def begun() -> str:
+    """Studies of the plan that are not in its tables yet: the strategies that have their seeds."""
+    parts = []
+    for study in _studies(BEGUN):
+        header, rows = lab_tables.results(study)
+        complete = {name for name in study.strategies if len(study.cell(study.sizes[-1], name)) > 4}
+        parts.append(table(header, [row for row in rows if row[1] in complete]))
+    return "\n\n".join(parts)
+
+
 def pilot() -> str:
     """Studies that the plan began and left: what the control scored at every rate of its grid."""
     rows = []
-    for study in _left():
+    for study in _studies(PILOT):
         for size, strategies in study.grid.items():
             for rate, cell in strategies[study.control].items():
                 scores = [run.score(DEVELOPMENT) or 0.0 for run in cell.values()]
@@ -85,8 +96,8 @@ def pilot() -> str:
     return table(header, rows)
 
 
-def _left() -> list[Study]:
-    return [read_study(path.parent) for path in sorted(PILOT.glob(f"*/{STUDY}"))]
+def _studies(directory: Path) -> list[Study]:
+    return [read_study(path.parent) for path in sorted(directory.glob(f"*/{STUDY}"))]
 
 
 def _hundredths(scores: Iterable[float]) -> str:
@@ -164,6 +175,7 @@ TABLES = {
     "plan lab": plan_lab,
     "plan lead": plan_lead,
     "plan rates": rates,
+    "begun": begun,
     "pilot": pilot,
     "again": again,
     "claims": claims,
