@@ -17,6 +17,7 @@ from jaxbert.lab.advice import Advice, advice
 from jaxbert.lab.journals import STUDY, Collection, Study, Sweep, read_collection, read_study
 from jaxbert.lab.journals import read as read_lab
 from jaxbert.lab.records import DEVELOPMENT
+from jaxbert.optim import get_strategy
 
 PLAN, BEGUN, PILOT = (RESULTS / "lab" / name for name in ("plan", "begun", "pilot"))
 
@@ -52,19 +53,17 @@ def plan_lead() -> str:
     return said.lead if said is not None else "Not run yet: `jaxbert lab run --plan` does."
 
 
-def rates() -> str:
+def plan_rates() -> str:
     """Of the same, the base rate that the development set chose, by size and tuned strategy."""
-    studies = _plan()[0].studies.values()
-    tuned = [name for study in studies for name, about in study.about["strategies"].items()
-             if about["tuned"] and study.cell(study.sizes[-1], name)]  # fmt: skip
-    names = [name for name, count in Counter(tuned).items() if count == len(studies)]
+    found = _plan()[0]
+    names = [name for name in found.plan.strategies if get_strategy(name).tuned]
     rows = []
-    for study in studies:
-        header, found = lab_tables.budget(study) or ([], [])
-        cells = {row[0]: row[1:] for row in found}
+    for study in found.studies.values():
+        header, tried = lab_tables.budget(study) or ([], [])
+        cells = {name: chosen for name, *chosen in tried}
         for place, size in enumerate(header[1:]):
-            chosen = [cells[name][place] for name in names]
-            rows.append([study.about["plan"], size.removeprefix("train size "), *chosen])
+            rates = [cells[name][place] for name in names]
+            rows.append([study.about["plan"], size.removeprefix("train size "), *rates])
     return table(["study", "train size", *names], rows)
 
 
@@ -174,7 +173,7 @@ TABLES = {
     "main lab": main_lab,
     "plan lab": plan_lab,
     "plan lead": plan_lead,
-    "plan rates": rates,
+    "plan rates": plan_rates,
     "begun": begun,
     "pilot": pilot,
     "again": again,

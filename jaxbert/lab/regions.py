@@ -101,8 +101,9 @@ def without_search(studies: Sequence[Study]) -> dict[str, tuple[float, float]]:
             for name in study.strategies
             for rate, score in rate_scores(study, size, name).items()
         }
+        best = max(scores.values(), default=0.0)
         for pair, score in scores.items():
-            behind.setdefault(pair, []).append(max(scores.values()) - score)
+            behind.setdefault(pair, []).append(best - score)
     most = {pair: max(costs) for pair, costs in behind.items() if len(costs) == len(sizes) > 1}
     found: dict[str, tuple[float, float]] = {}
     for rate, name in sorted(most, key=lambda pair: (most[pair], pair)):

@@ -145,9 +145,12 @@ def test_the_rate_for_who_tries_none_is_least_behind_where_it_is_farthest(tmp_pa
         ("200", "other"): {1e-4: [0.60, 0.60], 2e-4: [0.83, 0.81]},
         ("full", "other"): {1e-4: [0.88, 0.88], 2e-4: [0.80, None]},
         ("200", "some"): {1e-4: [0.82, 0.82]},
+        ("500", "uniform"): {1e-4: [0.51, 0.51], 2e-4: [0.1, 0.1]},
+        ("500", "other"): {1e-4: [0.1, 0.1], 2e-4: [0.51, 0.51]},
     }
     given = {(size, "uniform"): [{"test": 0.8}] * 3 for size in ("200", "full")}
     given |= {(size, "other"): [{"test": 0.7}] * 3 for size in ("200", "full")}
+    given["500", "uniform"] = [{"test": 0.5}] * 3
     names = ["uniform", "other", "some"]
     study = lambda sizes: read(  # noqa: E731
         lab_journals.study(tmp_path / "-".join(sizes), names, sizes=sizes, cells=given, tried=tried)
@@ -162,6 +165,9 @@ def test_the_rate_for_who_tries_none_is_least_behind_where_it_is_farthest(tmp_pa
         "Without a search, each at the one rate that is best for all sizes, behind the best on the "
         "development set by at most, in points: uniform 9.0 (at 0.0002), other 22.0 (at 0.0001)."
     ) in advice([found]).lead
+    guessing = study(("200", "500", "full"))
+    assert guessing.guesses("500")
+    assert without_search([guessing]) == answer
     assert without_search([study(("200",))]) == {}
 
 
