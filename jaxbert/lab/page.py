@@ -19,11 +19,8 @@ from jaxbert.lab.verdicts import RULE, Verdict, judge
 
 Images = dict[str, tuple[str, bytes]]  # {file stem: (what it shows, PNG)}
 
-FAILED = (
-    f"A run failed if it diverged, or if its test predictions have a Matthews correlation below "
-    f"{GUESSING:g}, which is guessing."
-)
-DIVERGED = "A run failed if it diverged."
+DIVERGED = "A run failed if it diverged"
+GUESSES = f"its test predictions have a Matthews correlation below {GUESSING:g}, which is guessing"
 INTERVALS = (
     "Intervals of scores are 95%, Student's t over seeds. Differences are paired by seed; where "
     "the journals say which test examples were right, their intervals are 95% of a bootstrap over "
@@ -109,7 +106,7 @@ def _study_body(study: Study) -> str:
         f"<h2>Against {escape(study.control)}</h2><p>{escape(_MARGIN)}</p>",
         *(_forest(study, outcome) for outcome in (IN_DOMAIN, OUT_OF_DOMAIN)),
         f"<h2>Results</h2><p>{escape(wording.scores_are(study.metric))}, mean and 95% interval "
-        f"over seeds. {escape(FAILED if tables.of_classes(study) else DIVERGED)}</p>",
+        f"over seeds. {escape(_failed(study))}</p>",
         _table(*tables.results(study)),
         _table(*tables.differences(study)),
         f"<p class=note>{escape(INTERVALS + wording.notes(study))}</p>",
@@ -129,6 +126,13 @@ def _study_body(study: Study) -> str:
     if known[1]:
         parts += [f"<h2>How much is known</h2><p>{escape(PRECISION)}</p>", _table(*known)]
     return "".join(parts)
+
+
+def _failed(study: Study) -> str:
+    """What `Run.failed` counts."""
+    if tables.of_classes(study):
+        return f"{DIVERGED}, or if {GUESSES}."
+    return f"{DIVERGED}, or if it scores nothing." if study.metric.in_percent else f"{DIVERGED}."
 
 
 def _rule() -> str:

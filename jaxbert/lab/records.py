@@ -49,8 +49,13 @@ class Run:
 
     @property
     def failed(self) -> bool:
-        """Diverged or, where the scores tell, no better than guessing."""
-        return self.diverged or self.end["scores"][TEST].get("matthews", GUESSING) < GUESSING
+        """Diverged, or no better than guessing: by Matthews correlation, else by a score of 0."""
+        if self.diverged:
+            return True
+        scores = self.end["scores"][TEST]
+        if "matthews" in scores:
+            return bool(scores["matthews"] < GUESSING)
+        return self.metric.higher_is_better and bool(scores[self.metric.name] <= 0)
 
     def score(self, data: str, metric: str | None = None) -> float | None:
         """A score, by default that of the study's metric; None if it diverged."""

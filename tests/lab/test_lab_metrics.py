@@ -84,6 +84,18 @@ def test_squads_percents_are_shares(tmp_path):
     assert "F1 in percent" in write_report(tmp_path, tmp_path / "out").read_text()
 
 
+@pytest.mark.parametrize(("more", "failed"), [(True, "2"), (False, "0")])
+def test_what_scores_nothing_failed_where_more_is_better(tmp_path, more, failed):
+    cells = {("200", "uniform"): [{"test": v} for v in (0.4, 0.0, 0.0)]}
+    lab_journals.study(tmp_path, ["uniform"], cells=cells)
+    renamed(tmp_path, metric="f1", task="token-classification", higher_is_better=more)
+    found = read(tmp_path)
+    assert results(found)[1][0][-1] == failed
+    assert found.guesses("200") is more
+    text = write_report(tmp_path, tmp_path / "out").read_text()
+    assert ("A run failed if it diverged, or if it scores nothing." in text) is more
+
+
 def test_a_sweep_by_another_score(tmp_path):
     found = {(2e-5, 1.0): 8.25, (2e-5, 0.9): 7.5, (4e-4, 1.0): None, (4e-4, 0.9): 12.25}
     lab_journals.sweep(tmp_path, [2e-5, 4e-4], [1.0, 0.9], found)

@@ -87,7 +87,7 @@ def test_a_study_of_every_task(model, tmp_path, name):
     run = read(tmp_path).cell("9", "gentle")[0]
     score = end["scores"]["test"][metric]
     assert run.score("test") == score / (100 if name == "question-answering" else 1)
-    assert not run.failed
+    assert run.failed == (more and score <= 0)  # an F1 of nothing found
     if name != OTHERS[0]:
         return
     with pytest.raises(InputError, match="is of another study: metric"):
