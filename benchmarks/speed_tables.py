@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import math
 import shlex
 import statistics
@@ -46,13 +47,14 @@ def speed() -> str:
     latest = _latest()
     if not latest:
         return NOT_YET
-    header = ["work", "on", *SIDES.values(), "speed over PyTorch (wanted)", "at most",
+    header = ["work", "on", *SIDES.values(), "speed over PyTorch (wanted)", "at most (reached)",
               "over HF Flax (wanted)", "peak memory, GiB: jaxbert / PyTorch"]  # fmt: skip
     note = (
         "Milliseconds a step: the median of all rounds (least - most). Speed: the ratio of medians "
         "of one interleaved run, over the faster PyTorch, and over HF Flax in its faster "
         "precision. At most: what that would be if the products alone took time, all at the "
-        "highest rate that `python -m benchmarks.products` measured here."
+        "highest rate that `python -m benchmarks.products` measured there, within the hour if it "
+        "was run then; in brackets the share of it that is reached."
     )
     rows = [_row(name, where, sides) for (name, where), sides in latest.items()]
     return f"{table(header, rows)}\n\n{note} {_commands(latest.values())}.{_growth()}"
@@ -84,9 +86,7 @@ def main_speed() -> str:
 def by_jax() -> str:
     """jaxbert with two versions of JAX, where one comparison has both."""
     rows, shown = [], []
-    for (name, where), sides in _latest().items():
-        if "jaxbert-newer" not in sides:
-            continue
+    for (name, where), sides in _latest(side="jaxbert-newer").items():
         both = [sides["jaxbert"], sides["jaxbert-newer"]]
         torch = {side: row for side, row in sides.items() if side.startswith("torch")}
         cells = [
@@ -116,7 +116,8 @@ def families() -> str:
             if any(both):
                 rows.append([f"`{model}`", where, *map("; ".join, _of_families(both))])
     header = ["model", "on", "jaxbert, ms", "PyTorch eager, ms", "PyTorch compiled, ms",
-              "speed over PyTorch", "at most", "peak memory, GiB: jaxbert / PyTorch"]  # fmt: skip
+              "speed over PyTorch", "at most (reached)",
+              "peak memory, GiB: jaxbert / PyTorch"]  # fmt: skip
     note = (
         "In each cell a training step; inference, 8 x 128, float32, random weights; the columns as "
         "above."
@@ -153,8 +154,10 @@ def _pair(names: list[str], both: list[Sides]) -> list[str]:
     return ["; ".join(values) for values in zip(*cells, strict=True)]
 
 
-def _latest(workloads: Iterable[Workload] = FULL) -> dict[tuple[str, str], Sides]:
-    """{(workload, device): its latest comparison}, in the order of the workloads."""
+def _latest(
+    workloads: Iterable[Workload] = FULL, side: str = "jaxbert"
+) -> dict[tuple[str, str], Sides]:
+    """{(workload, device): its latest comparison with that side}, in the order of the workloads."""
     runs: dict[tuple[str, str], Sides] = {}
     for row in read_results("speed"):
         runs.setdefault((row["workload"]["name"], row["time"]), {})[row["side"]] = row
@@ -162,7 +165,7 @@ def _latest(workloads: Iterable[Workload] = FULL) -> dict[tuple[str, str], Sides
     found = {
         (name, _where(sides)): sides
         for (name, _), sides in runs.items()
-        if name in shown and len(sides) > 1
+        if name in shown and len(sides) > 1 and side in sides
     }
     for sides in found.values():
         if "hf-flax-float32" in sides:  # its best at bfloat16 may be float32
@@ -219,6 +222,26 @@ def breakdown() -> str:
     )
 
 
+def products() -> str:
+    """The rates of the products that a step is made of, in JAX and in PyTorch, by machine."""
+    rates: dict[tuple[str, str, str], dict[str, list[float]]] = {}
+    for row in read_results("products"):
+        what, _, how = row["product"].partition(", ")
+        key = (machine(row), f"{what}, {how.split()[0].rstrip(',')}", row["package"])
+        rates.setdefault(key, {}).setdefault(how, []).append(statistics.median(row["gflops"]))
+    best = {key: max(map(statistics.median, ways.values())) for key, ways in rates.items()}
+    header = ["product", "on", "JAX, GFLOP/s", "PyTorch, GFLOP/s", "ratio"]
+    rows = []
+    for where, what in sorted({key[:2] for key in best}):
+        ours, theirs = (best[where, what, package] for package in ("jax", "torch"))
+        rows.append([what, where, f"{ours:.0f}", f"{theirs:.0f}", f"{ours / theirs:.2f}x"])
+    note = (
+        "`python -m benchmarks.products`, kernels of the demo model, medians over them and over "
+        "runs; in bfloat16 the faster way to write it in JAX."
+    )
+    return f"{table(header, rows)}\n\n{note}" if rows else NOT_YET
+
+
 def _ratio(others: str, sides: Sides, wanted: float | None) -> str:
     ratio = ratio_to(others, sides)
     if ratio is None:
@@ -227,22 +250,31 @@ def _ratio(others: str, sides: Sides, wanted: float | None) -> str:
 
 
 def _most(sides: Sides) -> str:
-    """The speed over PyTorch that a step of nothing but products would have on this machine."""
-    work = next(iter(sides.values()))["workload"]
-    here = machine(next(iter(sides.values())))
-    rates = [
-        statistics.median(row["gflops"])
+    """The speed over PyTorch of a step of nothing but products, and the share of it reached."""
+    first = next(iter(sides.values()))
+    work, here = first["workload"], machine(first)
+    timed = [
+        row
         for row in read_results("products")
         if row["package"] == "jax"
         and f", {work['dtype']}" in row["product"]
         and machine(row) == here
     ]
-    if work["source"] != "full" or not rates:
+    if work["source"] != "full" or not timed:
         return "-"
+    rates = [statistics.median(row["gflops"]) for row in _within_the_hour(timed, first) or timed]
     operations = training_flops(AutoConfig.preset(work["preset"]), work["batch"], work["length"])
     seconds = operations / (1e9 * max(rates)) / (3 if work["kind"] == "infer" else 1)
     ratio = ratio_to("torch", sides | {"jaxbert": {"median_step_seconds": seconds}})
-    return "-" if ratio is None else f"{ratio:.2f}x"
+    if ratio is None or "error" in sides["jaxbert"]:
+        return "-"
+    return f"{ratio:.2f}x ({seconds / sides['jaxbert']['median_step_seconds']:.2f})"
+
+
+def _within_the_hour(rows: list[dict[str, Any]], of: dict[str, Any]) -> list[dict[str, Any]]:
+    """The speed of a machine that others share changes from hour to hour."""
+    hour, then = datetime.timedelta(hours=1), datetime.datetime.fromisoformat(of["time"])
+    return [row for row in rows if abs(datetime.datetime.fromisoformat(row["time"]) - then) <= hour]
 
 
 def _where(sides: Sides) -> str:

@@ -22,7 +22,7 @@ from benchmarks.level_tables import first_step, level, masks, whole_runs
 from benchmarks.markdown import machine, table
 from benchmarks.plan_tables import kernel_cycles, plan_parts, plans
 from benchmarks.results import read_results
-from benchmarks.speed_tables import breakdown, by_jax, families, main_speed, speed
+from benchmarks.speed_tables import breakdown, by_jax, families, main_speed, products, speed
 
 ROOT = Path(__file__).parent.parent
 SETS = {"dev": "dev", "test": "test", "amazon": "product reviews", "nyt": "editorials",
@@ -194,6 +194,7 @@ TABLES = {
     "families": families,
     "by jax": by_jax,
     "breakdown": breakdown,
+    "products": products,
     "level": level,
     "masks": masks,
     "whole runs": whole_runs,
