@@ -13,12 +13,15 @@ from benchmarks.markdown import machine, table
 from benchmarks.results import RESULTS, read_results
 from jaxbert.lab import page, verdicts
 from jaxbert.lab import tables as lab_tables
-from jaxbert.lab.advice import Advice, advice
+from jaxbert.lab.advice import Advice, advice_by_model
+from jaxbert.lab.comparisons import IN_DOMAIN, OUT_OF_DOMAIN, values
 from jaxbert.lab.journals import STUDY, Collection, Study, Sweep, read_collection, read_study
 from jaxbert.lab.journals import read as read_lab
 from jaxbert.lab.records import DEVELOPMENT
 from jaxbert.optim import get_strategy
 
+# Of which the default of `finetune` is one, and the train size that does not count for it.
+CANDIDATES, _FEWEST = ("constant", "uniform", "discriminative"), ("100",)
 PLAN, BEGUN, PILOT = (RESULTS / "lab" / name for name in ("plan", "begun", "pilot"))
 
 
@@ -37,8 +40,8 @@ def plan_lab() -> str:
     """The study of several tasks: every claim by task and train size, and what to choose."""
     found, said = _plan()
     parts = [table(*lab_tables.overview(found))]
-    if said is not None:
-        parts += [said.lead, "\n".join(f"- {detail}" for detail in said.details)]
+    for model, advised in said.items():
+        parts += [_lead(model, advised), "\n".join(f"- {detail}" for detail in advised.details)]
     gone = [f"{found.missing} runs of these are missing"] if found.missing else []
     left = {study.about["plan"] for study in (*_studies(BEGUN), *_studies(PILOT))}
     if absent := [pair for pair in found.absent if "/".join(pair) not in left]:
@@ -48,9 +51,14 @@ def plan_lab() -> str:
 
 
 def plan_lead() -> str:
-    """Of the same, what choosing wrong costs."""
+    """Of the same, what choosing wrong costs with each network."""
     said = _plan()[1]
-    return said.lead if said is not None else "Not run yet: `jaxbert lab run --plan` does."
+    leads = [_lead(model, advised) for model, advised in said.items()]
+    return "\n\n".join(leads) or "Not run yet: `jaxbert lab run --plan` does."
+
+
+def _lead(model: str, advised: Advice) -> str:
+    return f"With `{model}`. {advised.lead}"
 
 
 def plan_rates() -> str:
@@ -67,10 +75,35 @@ def plan_rates() -> str:
     return table(["study", "train size", *names], rows)
 
 
+def plan_default() -> str:
+    """Of the same, what decides the default of `finetune`: how far it may be behind, by network."""
+    behind: dict[str, dict[str, list[tuple[float, str]]]] = {}
+    for (task, model), study in _plan()[0].studies.items():
+        for size in study.sizes:
+            if size in _FEWEST or study.guesses(size):
+                continue
+            for outcome in (IN_DOMAIN, OUT_OF_DOMAIN):
+                found = {name: values(study, size, name, outcome) for name in CANDIDATES}
+                if not all(found.values()):
+                    continue
+                means = {name: statistics.mean(each.values()) for name, each in found.items()}
+                for name, mean in means.items():
+                    where = f"{task} {size}, {outcome.name}"
+                    lag = (max(means.values()) - mean, where)
+                    behind.setdefault(model, {}).setdefault(name, []).append(lag)
+    header = ["network", "strategy", "behind the best of the three at most, points", "where", "of"]
+    rows = [
+        [model, name, f"{100 * max(lags)[0]:.1f}", max(lags)[1], f"{len(lags)} cells"]
+        for model, names in behind.items()
+        for name, lags in names.items()
+    ]
+    return table(header, rows)
+
+
 @functools.cache
-def _plan() -> tuple[Collection, Advice | None]:
+def _plan() -> tuple[Collection, dict[str, Advice]]:
     found = read_collection(PLAN)
-    return found, advice([*found.studies.values()])
+    return found, advice_by_model(found)
 
 
 def begun() -> str:
@@ -107,18 +140,21 @@ def again() -> str:
     """Cells of the study of several tasks that were run again, by processor."""
     found: dict[str, list[dict[str, Any]]] = {}
     for row in read_results("again"):
-        found.setdefault(machine(row), []).append(row)
+        held = row.get("xla_flags", "").partition("xla_cpu_max_isa=")[2]
+        found.setdefault(machine(row) + (f", held to {held}" if held else ""), []).append(row)
     if not found:
         return "Not run again yet: `python -m benchmarks.again` does."
     rows = []
     for where, cells in found.items():
         known = [cell for cell in cells if cell["difference"] is not None]
-        far = max((cell["difference"] for cell in known), default=0.0)
+        differences = [cell["difference"] for cell in known] or [0.0]
+        within = sum(cell["difference"] <= 2 * cell["deviation"] for cell in known)
         noise = statistics.median(cell["deviation"] for cell in cells)
+        points = (statistics.median(differences), max(differences), noise)
         rows.append([where, str(len(cells)), str(sum(cell["same"] for cell in cells)),
-                     f"{100 * far:.1f}", f"{100 * noise:.1f}"])  # fmt: skip
-    header = ["on", "cells", "the same in every example", "largest difference of a score, points",
-              "deviation over seeds, median"]  # fmt: skip
+                     *(f"{100 * value:.1f}" for value in points), str(within)])  # fmt: skip
+    header = ["on", "cells", "the same in every example", "difference in points, median", "largest",
+              "deviation over seeds, median", "differ by no more than two"]  # fmt: skip
     return f"{table(header, rows)}\n\n`python -m benchmarks.again`, cells drawn at random."
 
 
@@ -174,6 +210,7 @@ TABLES = {
     "plan lab": plan_lab,
     "plan lead": plan_lead,
     "plan rates": plan_rates,
+    "plan default": plan_default,
     "begun": begun,
     "pilot": pilot,
     "again": again,

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from jaxbert.lab.comparisons import IN_DOMAIN, OUT_OF_DOMAIN, Outcome, effect, values
-from jaxbert.lab.journals import Study
+from jaxbert.lab.journals import Collection, Study
 from jaxbert.lab.metric import Metric
 from jaxbert.lab.regions import good_region, rate_scores, without_search
 from jaxbert.lab.verdicts import ALPHA
@@ -44,6 +44,16 @@ def advice(studies: Sequence[Study]) -> Advice | None:
         return None
     lead = [_anywhere(choices), *_unsearched(studies), *_robustness(studies)]
     return Advice(" ".join(lead), [_told(choice, sizes) for choice in choices])
+
+
+def advice_by_model(found: Collection) -> dict[str, Advice]:
+    """{model: its advice} of a plan's models that have any: networks want rates of their own."""
+    models = dict.fromkeys(model for _, model in found.studies)
+    several = {
+        model: advice([study for (_, of), study in found.studies.items() if of == model])
+        for model in models
+    }
+    return {model: said for model, said in several.items() if said is not None}
 
 
 def _examples(size: str) -> float:

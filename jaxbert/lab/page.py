@@ -9,7 +9,7 @@ from html import escape
 from typing import Any
 
 from jaxbert.lab import svg, tables, wording
-from jaxbert.lab.advice import advice
+from jaxbert.lab.advice import Advice, advice, advice_by_model
 from jaxbert.lab.claims import CLAIMS, named
 from jaxbert.lab.comparisons import IN_DOMAIN, OUT_OF_DOMAIN, Outcome, describe, effect
 from jaxbert.lab.journals import Collection, Study, Sweep
@@ -40,18 +40,19 @@ def study_page(found: Study | Sweep, images: Images) -> str:
     if isinstance(found, Sweep):
         title, body = "Learning rate by layer decay", _table(*tables.sweep_table(found))
     else:
-        title, body = "Which learning rate?", _opening([found]) + _study_body(found)
+        title, body = "Which learning rate?", _opening(advice([found])) + _study_body(found)
     figures = "".join(map(_figure, images.values()))
     return _whole(title, found.missing, body + figures + _reproduction(found))
 
 
 def collection_page(found: Collection, images: Mapping[tuple[str, str], Images]) -> str:
     """Of the studies of a plan: what they say together first, then each."""
-    several = list(found.studies.values())
+    said = advice_by_model(found)
     absent = "; ".join(f"{task}, {model}" for task, model in found.absent)
     parts = [
         f"<p class=warn>Not run yet: {escape(absent)}.</p>" if absent else "",
-        _opening(several),
+        *(_opening(advised, f"With {model}. " if len(said) > 1 else "")
+          for model, advised in said.items()),
         "<h2>The five claims</h2>",
         _table(*tables.overview(found), wrap=True),
         _rule(),
@@ -81,12 +82,11 @@ def _whole(title: str, missing: int, body: str) -> str:
     )
 
 
-def _opening(studies: Sequence[Study]) -> str:
-    said = advice(studies)
+def _opening(said: Advice | None, of: str = "") -> str:
     if said is None:
         return ""
     items = "".join(f"<li>{escape(detail)}</li>" for detail in said.details)
-    return f"<p class=lead>{escape(said.lead)}</p><ul>{items}</ul>"
+    return f"<p class=lead>{escape(of + said.lead)}</p><ul>{items}</ul>"
 
 
 _MARGIN = (

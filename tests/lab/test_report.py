@@ -10,7 +10,7 @@ from scipy import stats
 
 from jaxbert.errors import InputError
 from jaxbert.lab import tables
-from jaxbert.lab.advice import advice
+from jaxbert.lab.advice import advice, advice_by_model
 from jaxbert.lab.journals import read
 from jaxbert.lab.page import command
 from jaxbert.lab.records import read_journal
@@ -272,6 +272,29 @@ def test_a_collection(tmp_path):
     assert tables.standing(found.studies["films", "a"], "200", "high", tables.IN_DOMAIN) == (
         "equivalent"
     )
+
+
+def test_every_model_of_a_plan_has_its_own_advice(tmp_path):
+    (tmp_path / "plan.toml").write_text(
+        'control = "uniform"\nstrategies = ["uniform", "high"]\nsizes = { 200 = 1 }\n'
+        'seeds = { first = 3, most = 5 }\n[models.a]\nmodel = "demo"\n[models.b]\nmodel = "demo"\n'
+        "[models.guessing]\nmodel = 'demo'\n[tasks]\nfilms = {}\n"
+    )
+    scores = {"a": (0.8, 0.7), "b": (0.6, 0.9), "guessing": (0.5, 0.5)}
+    for model, both in scores.items():
+        given = {
+            ("200", name): [{"test": score, "outside": score}] * 3
+            for name, score in zip(("uniform", "high"), both, strict=True)
+        }
+        lab_journals.study(tmp_path / f"films--{model}", ["uniform", "high"], cells=given,
+                           plan=f"films/{model}")  # fmt: skip
+    said = advice_by_model(read(tmp_path))
+    assert [*said] == ["a", "b"]
+    assert "in domain: uniform 0.0, high 10.0*" in said["a"].lead
+    assert "in domain: high 0.0, uniform 30.0*" in said["b"].lead
+    text = write_report(tmp_path, tmp_path / "out").read_text()
+    for model in ("a", "b"):
+        assert f"<p class=lead>With {model}. {said[model].lead}</p>" in text
 
 
 def test_a_plan_without_studies(tmp_path):
