@@ -1,11 +1,13 @@
 """Runs cells of the study again that are drawn at random, and compares what comes out.
 
     taskset --cpu-list 0 python -m benchmarks.again --directory small=DIR --directory sst2=DIR ...
+    python -m benchmarks.again --study benchmarks/results/lab/study --network 1bf4e0943df857d9
 
 On the same kind of processor, and one core as the study had it, the numbers are the same to the
-last digit that a journal keeps; elsewhere they differ as rounding makes trainings differ. Drawn are
-only cells whose journals name the network that they began with: `jaxbert lab run` refuses to go on
-with another.
+last digit that a journal keeps; elsewhere, or with other code than the study had, they differ as
+rounding makes trainings differ. Drawn are only cells whose journals name the network that they began
+with: `jaxbert lab run` refuses to go on with another. `--network` is that of the first study, whose
+journals name none.
 
 Writes a line a cell to benchmarks/results/again.jsonl.
 """
@@ -13,18 +15,21 @@ Writes a line a cell to benchmarks/results/again.jsonl.
 from __future__ import annotations
 
 import argparse
+import json
+import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from benchmarks.results import RESULTS, append_result, environment
-from jaxbert.lab.journals import Collection, read, read_study
+from jaxbert.lab.journals import Collection, Study, Sweep, read, read_study
+from jaxbert.lab.page import command
 from jaxbert.lab.plan_file import FILE, directory_of
 from jaxbert.lab.records import MERGED, TEST, Run, unmerge
 
@@ -32,7 +37,7 @@ NAME = "again"
 
 
 class Cell(NamedTuple):
-    """One run of the study."""
+    """One run of the study; task and model are "" in a study that is no plan's."""
 
     task: str
     model: str
@@ -45,6 +50,11 @@ class Cell(NamedTuple):
         """Of its journal, in its study."""
         return f"runs/{self.size}/{self.strategy}/{self.seed}"
 
+    @property
+    def study(self) -> str:
+        """The folder of its study."""
+        return directory_of(self.task, self.model) if self.task else "."
+
 
 def main() -> None:
     """Draws, runs and compares."""
@@ -53,46 +63,67 @@ def main() -> None:
     parser.add_argument("--cells", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0, help="of the draw")
     parser.add_argument("--directory", action="append", default=[], help="as of jaxbert lab run")
+    parser.add_argument("--network", help="of journals that name none")
     args = parser.parse_args()
     found = read(args.study)
-    if not isinstance(found, Collection):
-        raise SystemExit(f"{args.study} is no plan's")
-    there = [*cells(found)]
+    if isinstance(found, Sweep):
+        raise SystemExit(f"{args.study} is a sweep")
+    studies = found.studies if isinstance(found, Collection) else {("", ""): found}
+    there = [*cells(studies, args.network)]
     drawn = np.random.default_rng(args.seed).permutation(len(there))[: args.cells]
     for number in np.sort(drawn):
         cell = there[number]
-        study = found.studies[cell.task, cell.model]
+        study = studies[cell.task, cell.model]
         before = study.cell(cell.size, cell.strategy)
-        told = compare(before[cell.seed], again(args.study, cell, args.directory))
+        words = _words(study, cell, args.study, args.directory)
+        told = compare(before[cell.seed], again(args.study, cell, words, args.network))
         scores = [run.score(TEST) for run in before.values()]
         told["deviation"] = float(np.std([s for s in scores if s is not None], ddof=1))
-        append_result(NAME, {**cell._asdict(), **told, **environment()})
-        print("/".join(map(str, cell)), told, flush=True)
+        row = {"of": args.study.name, **cell._asdict(), **told}
+        append_result(NAME, {**row, **environment()})
+        print(row, flush=True)
 
 
-def cells(found: Collection) -> Iterator[Cell]:
-    """Every run whose network is named, of cells that say how much seeds differ."""
-    for (task, model), study in found.studies.items():
+def cells(studies: Mapping[tuple[str, str], Study], network: str | None = None) -> Iterator[Cell]:
+    """Every run whose network is named, or given, of cells that say how much seeds differ."""
+    for (task, model), study in studies.items():
         for size, strategy, seed, run in study.everything():
-            if "network" in run.start and len(study.cell(size, strategy)) > 1:
+            if (network or "network" in run.start) and len(study.cell(size, strategy)) > 1:
                 yield Cell(task, model, size, strategy, seed)
 
 
-def again(directory: Path, cell: Cell, directories: list[str]) -> Run:
+def _words(study: Study, cell: Cell, directory: Path, directories: list[str]) -> list[str]:
+    """The command that makes what is missing of a study, up to its output."""
+    if not cell.task:
+        return shlex.split(command(study).removesuffix("DIRECTORY"))[1:]
+    words = ["lab", "run", "--plan", str(directory / FILE), "--only", "/".join(map(str, cell))]
+    return [*words, *(w for given in directories for w in ("--directory", given)), "--output"]
+
+
+def again(directory: Path, cell: Cell, words: list[str], network: str | None) -> Run:
     """The run, made anew with the base rate that had been chosen."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        part = directory_of(cell.task, cell.model)
-        shutil.copytree(directory / part, folder / part)
-        shutil.copy(directory / FILE, folder / FILE)
-        leave_out(folder / part / MERGED, cell.place)
-        words = [word for given in directories for word in ("--directory", given)]
+        study = folder / cell.study
+        shutil.copytree(directory / cell.study, study, dirs_exist_ok=True)
+        if cell.task:
+            shutil.copy(directory / FILE, folder / FILE)
+        leave_out(study / MERGED, cell.place)
+        if network:
+            name_network(study, network)
         subprocess.run(
-            [sys.executable, "-m", "jaxbert", "lab", "run", "--plan", directory / FILE, "--output",
-             folder, "--only", "/".join(map(str, cell)), *words],
+            [sys.executable, "-m", "jaxbert", *words, folder],
             check=True, stdout=subprocess.DEVNULL,
         )  # fmt: skip
-        return read_study(folder / part).cell(cell.size, cell.strategy)[cell.seed]
+        return read_study(study).cell(cell.size, cell.strategy)[cell.seed]
+
+
+def name_network(study: Path, network: str) -> None:
+    """Has journals say what they began with, as those do that are made today."""
+    for path in study.rglob("*.jsonl"):
+        start, *rest = path.read_text(encoding="utf-8").splitlines()
+        named = json.dumps(json.loads(start) | {"network": network})
+        path.write_text("".join(f"{line}\n" for line in (named, *rest)), encoding="utf-8")
 
 
 def leave_out(merged: Path, place: str) -> None:
@@ -106,14 +137,12 @@ def leave_out(merged: Path, place: str) -> None:
 
 
 def compare(before: Run, after: Run) -> dict[str, Any]:
-    """Whether two runs say the same of every example, and how far their scores are apart."""
+    """Whether two runs say the same of every example, and how far their test scores are apart."""
     told = ("status", "scores", "by_example")
     same = all(before.end.get(name) == after.end.get(name) for name in told)
-    difference = None
-    if before.end["scores"] and after.end["scores"]:
-        pairs = [(before.score(name), after.score(name)) for name in before.end["scores"]]
-        difference = max(abs((a or 0.0) - (b or 0.0)) for a, b in pairs)
-    return {"same": same, "difference": difference}
+    scores = [run.score(TEST) for run in (before, after)]
+    known = [score for score in scores if score is not None]
+    return {"same": same, "difference": abs(known[0] - known[1]) if len(known) == 2 else None}
 
 
 if __name__ == "__main__":

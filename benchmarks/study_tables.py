@@ -138,23 +138,22 @@ def _hundredths(scores: Iterable[float]) -> str:
 
 def again() -> str:
     """Cells of the study of several tasks that were run again, by processor."""
-    found: dict[str, list[dict[str, Any]]] = {}
+    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in read_results("again"):
-        held = row.get("xla_flags", "").partition("xla_cpu_max_isa=")[2]
-        found.setdefault(machine(row) + (f", held to {held}" if held else ""), []).append(row)
+        found.setdefault((row.get("of", PLAN.name), machine(row)), []).append(row)
     if not found:
         return "Not run again yet: `python -m benchmarks.again` does."
     rows = []
-    for where, cells in found.items():
+    for (of, where), cells in found.items():
         known = [cell for cell in cells if cell["difference"] is not None]
         differences = [cell["difference"] for cell in known] or [0.0]
         within = sum(cell["difference"] <= 2 * cell["deviation"] for cell in known)
         noise = statistics.median(cell["deviation"] for cell in cells)
         points = (statistics.median(differences), max(differences), noise)
-        rows.append([where, str(len(cells)), str(sum(cell["same"] for cell in cells)),
+        rows.append([of, where, str(len(cells)), str(sum(cell["same"] for cell in cells)),
                      *(f"{100 * value:.1f}" for value in points), str(within)])  # fmt: skip
-    header = ["on", "cells", "the same in every example", "difference in points, median", "largest",
-              "deviation over seeds, median", "differ by no more than two"]  # fmt: skip
+    header = ["of", "on", "cells", "the same in every example", "difference in points, median",
+              "largest", "deviation over seeds, median", "differ by no more than two"]  # fmt: skip
     return f"{table(header, rows)}\n\n`python -m benchmarks.again`, cells drawn at random."
 
 

@@ -29,7 +29,7 @@ def plan(tmp_path):
 
 
 def test_runs_of_a_named_network_are_drawn_from_cells_of_several(plan):
-    drawn = [*again.cells(read(plan))]
+    drawn = [*again.cells(read(plan).studies)]
     assert [cell[:4] for cell in drawn] == [("films", "a", "200", "uniform")] * 3
     assert [cell.seed for cell in drawn] == [0, 1, 2]
     assert drawn[1].place == "runs/200/uniform/1"
@@ -50,5 +50,17 @@ def test_the_same_is_the_same_in_every_example(plan):
     assert again.compare(cell[0], cell[0]) == {"same": True, "difference": 0.0}
     found = again.compare(cell[0], cell[1])
     assert not found["same"]
-    gaps = [abs(cell[0].score(name) - cell[1].score(name)) for name in ("test", "mail")]
-    assert found["difference"] == max(gaps) > 0
+    assert found["difference"] == abs(cell[0].score("test") - cell[1].score("test")) > 0
+
+
+def test_a_study_that_names_no_network(plan):
+    place = plan / "films--a"
+    studies = {("", ""): read(place)}
+    assert {cell.size for cell in again.cells(studies)} == {"200"}
+    assert {cell.size for cell in again.cells(studies, "given")} == {"100", "200"}
+    cell = next(again.cells(studies, "given"))
+    assert cell.study == "."
+    again.leave_out(place / MERGED, cell.place)
+    again.name_network(place, "given")
+    assert read(place).networks("100") == ["given"]
+    assert len(read(place).cell("100", "uniform")) == 2
