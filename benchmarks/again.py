@@ -5,9 +5,9 @@
 
 On the same kind of processor, and one core as the study had it, the numbers are the same to the
 last digit that a journal keeps; elsewhere, or with other code than the study had, they differ as
-rounding makes trainings differ. Drawn are only cells whose journals name the network that they began
-with: `jaxbert lab run` refuses to go on with another. `--network` is that of the first study, whose
-journals name none.
+rounding makes trainings differ. Drawn are only cells whose journals name the network that they
+began with: `jaxbert lab run` refuses to go on with another. `--network` is that of the first study,
+whose journals name none.
 
 Writes a line a cell to benchmarks/results/again.jsonl.
 """
