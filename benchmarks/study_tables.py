@@ -6,7 +6,6 @@ import functools
 import statistics
 from collections import Counter
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 from benchmarks.markdown import machine, table
@@ -22,7 +21,7 @@ from jaxbert.optim import get_strategy
 
 # Of which the default of `finetune` is one, and the train size that does not count for it.
 CANDIDATES, _FEWEST = ("constant", "uniform", "discriminative"), ("100",)
-PLAN, BEGUN, PILOT = (RESULTS / "lab" / name for name in ("plan", "begun", "pilot"))
+PLAN, PILOT = (RESULTS / "lab" / name for name in ("plan", "pilot"))
 
 
 def lab() -> str:
@@ -43,7 +42,7 @@ def plan_lab() -> str:
     for model, advised in said.items():
         parts += [_lead(model, advised), "\n".join(f"- {detail}" for detail in advised.details)]
     gone = [f"{found.missing} runs of these are missing"] if found.missing else []
-    left = {study.about["plan"] for study in (*_studies(BEGUN), *_studies(PILOT))}
+    left = {study.about["plan"] for study in _studies()}
     if absent := [pair for pair in found.absent if "/".join(pair) not in left]:
         gone += ["not run yet: " + "; ".join(", ".join(pair) for pair in absent)]
     command = "`jaxbert lab report benchmarks/results/lab/plan` makes the page of it"
@@ -53,8 +52,8 @@ def plan_lab() -> str:
 def plan_lead() -> str:
     """Of the same, what choosing wrong costs with each network."""
     said = _plan()[1]
-    leads = [_lead(model, advised) for model, advised in said.items()]
-    return "\n\n".join(leads) or "Not run yet: `jaxbert lab run --plan` does."
+    leads = [f"- {_lead(model, advised)}" for model, advised in said.items()]
+    return "\n".join(leads) or "Not run yet: `jaxbert lab run --plan` does."
 
 
 def _lead(model: str, advised: Advice) -> str:
@@ -106,20 +105,10 @@ def _plan() -> tuple[Collection, dict[str, Advice]]:
     return found, advice_by_model(found)
 
 
-def begun() -> str:
-    """Studies of the plan that are not in its tables yet: the strategies that have their seeds."""
-    parts = []
-    for study in _studies(BEGUN):
-        header, rows = lab_tables.results(study)
-        complete = {name for name in study.strategies if len(study.cell(study.sizes[-1], name)) > 4}
-        parts.append(table(header, [row for row in rows if row[1] in complete]))
-    return "\n\n".join(parts)
-
-
 def pilot() -> str:
     """Studies that the plan began and left: what the control scored at every rate of its grid."""
     rows = []
-    for study in _studies(PILOT):
+    for study in _studies():
         for size, strategies in study.grid.items():
             for rate, cell in strategies[study.control].items():
                 scores = [run.score(DEVELOPMENT) or 0.0 for run in cell.values()]
@@ -128,8 +117,8 @@ def pilot() -> str:
     return table(header, rows)
 
 
-def _studies(directory: Path) -> list[Study]:
-    return [read_study(path.parent) for path in sorted(directory.glob(f"*/{STUDY}"))]
+def _studies() -> list[Study]:
+    return [read_study(path.parent) for path in sorted(PILOT.glob(f"*/{STUDY}"))]
 
 
 def _hundredths(scores: Iterable[float]) -> str:
@@ -159,14 +148,14 @@ def again() -> str:
 
 def claims() -> str:
     """For the README: of every study, at how many train sizes a claim has which verdict."""
-    found = {("films", "minilm"): read_lab(RESULTS / "lab" / "study")}
-    found |= _plan()[0].studies
+    found = {"the first study: films, minilm": read_lab(RESULTS / "lab" / "study")}
+    found |= {", ".join(pair): study for pair, study in _plan()[0].studies.items()}
     judged = [verdicts.judge(study) for study in found.values()]
     rows = [
         [same[0].claim, *(_counts(word for _, word in verdict.by_size) for verdict in same)]
         for same in zip(*judged, strict=True)
     ]
-    return table(["claim", *(f"{task}, {model}" for task, model in found)], rows)
+    return table(["claim", *found], rows)
 
 
 def _counts(words: Iterable[str]) -> str:
@@ -210,7 +199,6 @@ TABLES = {
     "plan lead": plan_lead,
     "plan rates": plan_rates,
     "plan default": plan_default,
-    "begun": begun,
     "pilot": pilot,
     "again": again,
     "claims": claims,
