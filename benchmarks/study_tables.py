@@ -143,7 +143,11 @@ def again() -> str:
                      *(f"{100 * value:.1f}" for value in points), str(within)])  # fmt: skip
     header = ["of", "on", "cells", "the same in every example", "difference in points, median",
               "largest", "deviation over seeds, median", "differ by no more than two"]  # fmt: skip
-    return f"{table(header, rows)}\n\n`python -m benchmarks.again`, cells drawn at random."
+    note = (
+        "`python -m benchmarks.again`, of the first study with `--study "
+        "benchmarks/results/lab/study --network 1bf4e0943df857d9`, cells drawn at random."
+    )
+    return f"{table(header, rows)}\n\n{note}"
 
 
 def claims() -> str:
