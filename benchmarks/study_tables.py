@@ -39,8 +39,8 @@ def plan_lab() -> str:
     """The study of several tasks: every claim by task and train size, and what to choose."""
     found, said = _plan()
     parts = [table(*lab_tables.overview(found))]
-    for model, advised in said.items():
-        parts += [_lead(model, advised), "\n".join(f"- {detail}" for detail in advised.details)]
+    for name, advised in said.items():
+        parts += [_lead(name, advised), "\n".join(f"- {detail}" for detail in advised.details)]
     gone = [f"{found.missing} runs of these are missing"] if found.missing else []
     left = {study.about["plan"] for study in _studies()}
     if absent := [pair for pair in found.absent if "/".join(pair) not in left]:
@@ -52,12 +52,12 @@ def plan_lab() -> str:
 def plan_lead() -> str:
     """Of the same, what choosing wrong costs with each network."""
     said = _plan()[1]
-    leads = [f"- {_lead(model, advised)}" for model, advised in said.items()]
+    leads = [f"- {_lead(name, advised)}" for name, advised in said.items()]
     return "\n".join(leads) or "Not run yet: `jaxbert lab run --plan` does."
 
 
-def _lead(model: str, advised: Advice) -> str:
-    return f"With `{model}`. {advised.lead}"
+def _lead(name: str, advised: Advice) -> str:
+    return f"With {name}. {advised.lead}"
 
 
 def plan_rates() -> str:

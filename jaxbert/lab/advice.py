@@ -47,13 +47,18 @@ def advice(studies: Sequence[Study]) -> Advice | None:
 
 
 def advice_by_model(found: Collection) -> dict[str, Advice]:
-    """{model: its advice} of a plan's models that have any: networks want rates of their own."""
-    models = dict.fromkeys(model for _, model in found.studies)
+    """{model on tasks: its advice}, tasks of one metric together, where a plan has any.
+
+    Networks want rates of their own, and an F1 is no accuracy.
+    """
+    alike: dict[tuple[str, Metric], dict[str, Study]] = {}
+    for (task, model), study in found.studies.items():
+        alike.setdefault((model, study.metric), {})[task] = study
     several = {
-        model: advice([study for (_, of), study in found.studies.items() if of == model])
-        for model in models
+        f"{model} on {', '.join(studies)}": advice([*studies.values()])
+        for (model, _), studies in alike.items()
     }
-    return {model: said for model, said in several.items() if said is not None}
+    return {name: said for name, said in several.items() if said is not None}
 
 
 def _examples(size: str) -> float:

@@ -51,8 +51,8 @@ def collection_page(found: Collection, images: Mapping[tuple[str, str], Images])
     absent = "; ".join(f"{task}, {model}" for task, model in found.absent)
     parts = [
         f"<p class=warn>Not run yet: {escape(absent)}.</p>" if absent else "",
-        *(_opening(advised, f"With {model}. " if len(said) > 1 else "")
-          for model, advised in said.items()),
+        *(_opening(advised, f"With {name}. " if len(said) > 1 else "")
+          for name, advised in said.items()),
         "<h2>The five claims</h2>",
         _table(*tables.overview(found), wrap=True),
         _rule(),

@@ -278,23 +278,29 @@ def test_every_model_of_a_plan_has_its_own_advice(tmp_path):
     (tmp_path / "plan.toml").write_text(
         'control = "uniform"\nstrategies = ["uniform", "high"]\nsizes = { 200 = 1 }\n'
         'seeds = { first = 3, most = 5 }\n[models.a]\nmodel = "demo"\n[models.b]\nmodel = "demo"\n'
-        "[models.guessing]\nmodel = 'demo'\n[tasks]\nfilms = {}\n"
+        "[models.guessing]\nmodel = 'demo'\n[tasks]\nfilms = {}\nmail = {}\ntags = {}\n"
     )
-    scores = {"a": (0.8, 0.7), "b": (0.6, 0.9), "guessing": (0.5, 0.5)}
-    for model, both in scores.items():
+    scores = {
+        ("films", "a"): (0.8, 0.7), ("films", "b"): (0.6, 0.9), ("films", "guessing"): (0.5, 0.5),
+        ("mail", "a"): (0.8, 0.7), ("tags", "a"): (0.8, 0.9),
+    }  # fmt: skip
+    for (task, model), both in scores.items():
         given = {
             ("200", name): [{"test": score, "outside": score}] * 3
             for name, score in zip(("uniform", "high"), both, strict=True)
         }
-        lab_journals.study(tmp_path / f"films--{model}", ["uniform", "high"], cells=given,
-                           plan=f"films/{model}")  # fmt: skip
+        lab_journals.study(tmp_path / f"{task}--{model}", ["uniform", "high"], cells=given,
+                           plan=f"{task}/{model}")  # fmt: skip
+    renamed = {"metric": "macro_f1"}  # of which these journals have a hundredth less
+    about = tmp_path / "tags--a" / "study.json"
+    about.write_text(json.dumps(json.loads(about.read_text()) | renamed))
     said = advice_by_model(read(tmp_path))
-    assert [*said] == ["a", "b"]
-    assert "in domain: uniform 0.0, high 10.0*" in said["a"].lead
-    assert "in domain: high 0.0, uniform 30.0*" in said["b"].lead
+    assert [*said] == ["a on films, mail", "b on films", "a on tags"]
+    assert "in domain: uniform 0.0, high 10.0*" in said["a on films, mail"].lead
+    assert "in domain: high 0.0, uniform 30.0*" in said["b on films"].lead
     text = write_report(tmp_path, tmp_path / "out").read_text()
-    for model in ("a", "b"):
-        assert f"<p class=lead>With {model}. {said[model].lead}</p>" in text
+    for name, advised in said.items():
+        assert f"<p class=lead>With {name}. {advised.lead}</p>" in text
 
 
 def test_a_plan_without_studies(tmp_path):
