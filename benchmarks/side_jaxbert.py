@@ -33,16 +33,16 @@ class JaxbertSide(JaxSide):
         model = AutoModelForSequenceClassification.from_pretrained(
             directory / "model", dtype=workload.dtype
         )
-        self._graphdef, self._params = split_model(model)
+        self._graphdef, params = split_model(model)
         self._engine = make_engine()
         self._results: list[Any] = []
         settings = json.loads((directory / "optimizer.json").read_text(encoding="utf-8"))
-        self._start(model, OptimizerConfig.from_dict(settings))
+        if workload.kind == "infer":
+            self._step, self._state = self._evaluation(), params
+        else:
+            self._start(model, OptimizerConfig.from_dict(settings))
 
     def _start(self, model: Any, optimizer: OptimizerConfig) -> None:
-        if self.workload.kind == "infer":
-            self._step, self._state = self._evaluation(), self._params
-            return
         config = TrainConfig(
             epochs=1,
             batch_size=self.workload.batch,
@@ -64,7 +64,8 @@ class JaxbertSide(JaxSide):
 
     def loss(self) -> float:
         batch = self._engine.put_batch(next(self._first.epoch(0)))
-        out = self._evaluation()(self._params, batch)
+        params = self._state if self.workload.kind == "infer" else self._state.params
+        out = self._evaluation()(params, batch)
         return float(out["loss_sum"] / out["count"])
 
     def batches(self) -> Iterable[Mapping[str, Any]]:

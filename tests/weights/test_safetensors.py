@@ -2,6 +2,7 @@
 
 import json
 import struct
+from pathlib import Path
 
 import ml_dtypes
 import numpy as np
@@ -237,3 +238,11 @@ def test_two_models_of_one_format_are_refused(tmp_path):
         (tmp_path / f"model.ckpt-{step}.index").write_bytes(b"")
     with pytest.raises(ValueError, match=r"several models, model.ckpt-100.index, model.ckpt-200"):
         open_checkpoint(tmp_path)
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="the kernel tells no mappings")
+def test_what_was_read_is_not_kept_in_memory_with_its_file(tmp_path):
+    write_checkpoint(tmp_path, {"a": np.ones((3, 2), np.float32)})
+    found = open_checkpoint(tmp_path)
+    assert found["a"].read().sum() == 6
+    assert str(tmp_path) not in Path("/proc/self/maps").read_text()
