@@ -12,8 +12,8 @@ from benchmarks.markdown import machine, table
 from benchmarks.results import RESULTS, read_results
 from jaxbert.lab import page, verdicts
 from jaxbert.lab import tables as lab_tables
-from jaxbert.lab.advice import Advice, advice_by_model
-from jaxbert.lab.comparisons import IN_DOMAIN, OUT_OF_DOMAIN, values
+from jaxbert.lab.advice import Advice, advice_by_model, mean_scores
+from jaxbert.lab.comparisons import IN_DOMAIN, OUT_OF_DOMAIN
 from jaxbert.lab.journals import STUDY, Collection, Study, Sweep, read_collection, read_study
 from jaxbert.lab.journals import read as read_lab
 from jaxbert.lab.records import DEVELOPMENT
@@ -21,7 +21,7 @@ from jaxbert.optim import get_strategy
 
 # Of which the default of `finetune` is one, and the train size that does not count for it.
 CANDIDATES, _FEWEST = ("constant", "uniform", "discriminative"), ("100",)
-PLAN, PILOT = (RESULTS / "lab" / name for name in ("plan", "pilot"))
+PLAN, PILOT = RESULTS / "lab" / "plan", RESULTS / "lab" / "pilot"
 
 
 def lab() -> str:
@@ -42,7 +42,7 @@ def plan_lab() -> str:
     for name, advised in said.items():
         parts += [_lead(name, advised), "\n".join(f"- {detail}" for detail in advised.details)]
     gone = [f"{found.missing} runs of these are missing"] if found.missing else []
-    left = {study.about["plan"] for study in _studies()}
+    left = {study.about["plan"] for study in _left()}
     if absent := [pair for pair in found.absent if "/".join(pair) not in left]:
         gone += ["not run yet: " + "; ".join(", ".join(pair) for pair in absent)]
     command = "`jaxbert lab report benchmarks/results/lab/plan` makes the page of it"
@@ -82,13 +82,12 @@ def plan_default() -> str:
             if size in _FEWEST or study.guesses(size):
                 continue
             for outcome in (IN_DOMAIN, OUT_OF_DOMAIN):
-                found = {name: values(study, size, name, outcome) for name in CANDIDATES}
-                if not all(found.values()):
+                means = mean_scores([study], size, outcome)
+                if not means.keys() >= set(CANDIDATES):
                     continue
-                means = {name: statistics.mean(each.values()) for name, each in found.items()}
-                for name, mean in means.items():
-                    where = f"{task} {size}, {outcome.name}"
-                    lag = (max(means.values()) - mean, where)
+                best = max(means[name] for name in CANDIDATES)
+                for name in CANDIDATES:
+                    lag = (best - means[name], f"{task} {size}, {outcome.name}")
                     behind.setdefault(model, {}).setdefault(name, []).append(lag)
     header = ["network", "strategy", "behind the best of the three at most, points", "where", "of"]
     rows = [
@@ -108,7 +107,7 @@ def _plan() -> tuple[Collection, dict[str, Advice]]:
 def pilot() -> str:
     """Studies that the plan began and left: what the control scored at every rate of its grid."""
     rows = []
-    for study in _studies():
+    for study in _left():
         for size, strategies in study.grid.items():
             for rate, cell in strategies[study.control].items():
                 scores = [run.score(DEVELOPMENT) or 0.0 for run in cell.values()]
@@ -117,7 +116,7 @@ def pilot() -> str:
     return table(header, rows)
 
 
-def _studies() -> list[Study]:
+def _left() -> list[Study]:
     return [read_study(path.parent) for path in sorted(PILOT.glob(f"*/{STUDY}"))]
 
 

@@ -37,7 +37,7 @@ def advice(studies: Sequence[Study]) -> Advice | None:
         there = [s for s in studies if size in s.sizes and not s.guesses(size)]
         for outcome in (IN_DOMAIN, OUT_OF_DOMAIN):
             having = [s for s in there if outcome.sets is None or outcome.sets(s)]
-            means = _means(having, size, outcome)
+            means = mean_scores(having, size, outcome)
             if len(means) > 1:
                 choices.append(_choose(having, size, outcome, means))
     if not choices:
@@ -73,7 +73,7 @@ def _amount(size: str, sizes: list[str]) -> str:
     return f"{word} ({examples})"
 
 
-def _means(studies: Sequence[Study], size: str, outcome: Outcome) -> dict[str, float]:
+def mean_scores(studies: Sequence[Study], size: str, outcome: Outcome) -> dict[str, float]:
     """{strategy: mean over the studies} of those that all of them have."""
     found: dict[str, list[float]] = {}
     if not studies:

@@ -19,8 +19,6 @@ from jaxbert.lab.verdicts import RULE, Verdict, judge
 
 Images = dict[str, tuple[str, bytes]]  # {file stem: (what it shows, PNG)}
 
-DIVERGED = "A run failed if it diverged"
-GUESSES = f"its test predictions have a Matthews correlation below {GUESSING:g}, which is guessing"
 INTERVALS = (
     "Intervals of scores are 95%, Student's t over seeds. Differences are paired by seed; where "
     "the journals say which test examples were right, their intervals are 95% of a bootstrap over "
@@ -131,8 +129,13 @@ def _study_body(study: Study) -> str:
 def _failed(study: Study) -> str:
     """What `Run.failed` counts."""
     if tables.of_classes(study):
-        return f"{DIVERGED}, or if {GUESSES}."
-    return f"{DIVERGED}, or if it scores nothing." if study.metric.in_percent else f"{DIVERGED}."
+        guessing = (
+            ", or if its test predictions have a Matthews correlation below "
+            f"{GUESSING:g}, which is guessing"
+        )
+    else:
+        guessing = ", or if it scores nothing" if study.metric.higher_is_better else ""
+    return f"A run failed if it diverged{guessing}."
 
 
 def _rule() -> str:
